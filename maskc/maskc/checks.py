@@ -1,0 +1,62 @@
+"""The few argument checks that every mask node and compile parameter shares.
+
+Each returns the value in its one stored type, or raises `MaskArgumentError` that reads
+"Node.argument: expected X, got value (type)".
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from maskc.errors import MaskArgumentError
+
+__all__ = ["at_least", "choice", "fail", "fraction", "integer", "optional_integer"]
+
+
+def fail(where: str, expected: str, got: object) -> MaskArgumentError:
+    """The error to raise for argument `where`."""
+    if isinstance(got, np.ndarray):
+        return MaskArgumentError(f"{where}: expected {expected}, got {got.dtype}{list(got.shape)}")
+    shown = " ".join(repr(got).split())
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return MaskArgumentError(f"{where}: expected {expected}, got {shown} ({type(got).__name__})")
+
+
+def integer(where: str, value: Any) -> int:
+    """`value` as a Python int; numpy integers are welcome, bools and floats are not."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise fail(where, "an integer", value)
+    return int(value)
+
+
+def optional_integer(where: str, value: Any) -> int | None:
+    """`value` as an int, or None, which means unbounded."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise fail(where, "an integer or None", value)
+    return int(value)
+
+
+def at_least(where: str, value: Any, least: int) -> int:
+    """`value` as an int that is `least` or more."""
+    number = integer(where, value)
+    if number < least:
+        raise fail(where, f"an integer >= {least}", value)
+    return number
+
+
+def fraction(where: str, value: Any) -> float:
+    """`value` as a float in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise fail(where, "a number from 0 to 1", value)
+    return float(value)
+
+
+def choice(where: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse a `value` that is not one of the `allowed` words."""
+    if value not in allowed:
+        raise fail(where, " or ".join(map(repr, allowed)), value)

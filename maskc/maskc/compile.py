@@ -1,0 +1,109 @@
+"""The passes of the compiler, as one flat list: request -> canonical masks -> lists -> plan."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from maskc_cache.errors import StoreError
+from maskc_cache.plan import BlockLists, Plan, SplashTables
+
+from maskc.emit import splash_tables
+from maskc.expr import Mask
+from maskc.lower import BlockGrid, Progress, lower, lower_transposed
+from maskc.request import CompileRequest
+from maskc.version import __version__
+
+if TYPE_CHECKING:
+    from maskc_cache.store import Store
+
+__all__ = ["compile_cached", "compile_mask", "compile_request"]
+
+
+def compile_mask(mask: Mask, **parameters: Any) -> Plan:
+    """Compile one mask to a plan.
+
+    Args:
+        mask: a mask of a single head, or a `MultiHead`.
+        **parameters: every other field of `CompileRequest`: `q_len`, `kv_len`, `heads`, block
+            sizes, shards.
+
+    Raises:
+        MaskArgumentError: an argument is out of range or does not fit another one.
+    """
+    return compile_request(CompileRequest(mask, **parameters))
+
+
+def compile_request(
+    request: CompileRequest, progress: Progress = lambda _done, _total: None
+) -> Plan:
+    """Compile a request to a plan.
+
+    Args:
+        request: what to compile.
+        progress: called with (rows of blocks done, rows of blocks in all) as the work advances.
+    """
+    masks, head_mask = request.unique_masks
+    lowered: dict[BlockGrid, BlockLists] = {}
+    grids = dict.fromkeys((request.fwd_grid, request.dq_grid, request.dkv_grid))
+    for number, grid in enumerate(grids):
+        total = len(masks) * sum(g.nq for g in grids)
+        before = len(masks) * sum(g.nq for g in list(grids)[:number])
+        lowered[grid] = lower(masks, grid, lambda done, _, b=before, t=total: progress(b + done, t))
+    rows = lowered[request.dkv_grid]
+
+    def tables(direction: Any, grid: BlockGrid) -> SplashTables | None:
+        if not request.splash:
+            return None
+        return splash_tables(lowered[grid], grid, head_mask, request.layout, direction)
+
+    return Plan(
+        q_len=request.q_len,
+        kv_len=request.kv_len,
+        head_mask=head_mask,
+        head_shards=request.head_shards,
+        q_seq_shards=request.q_seq_shards,
+        fwd=lowered[request.fwd_grid],
+        dq=lowered[request.dq_grid],
+        dkv=lower_transposed(rows, request.dkv_grid),
+        splash_fwd=tables("fwd", request.fwd_grid),
+        splash_dkv=tables("dkv", request.dkv_grid),
+        canonical=request.canonical,
+        compiler=__version__,
+    )
+
+
+def compile_cached(
+    request: CompileRequest,
+    store: Store,
+    *,
+    progress: Progress = lambda _done, _total: None,
+    warn: Callable[[str], None] = warnings.warn,
+    force: bool = False,
+) -> tuple[Plan, bool]:
+    """The plan of a request, from the store if it is there, else compiled and published.
+
+    A store that cannot be read or written costs a warning, never the plan.
+
+    Args:
+        request: what to compile.
+        store: where to look and to publish.
+        progress: as for `compile_request`.
+        warn: told about a store that cannot be used; `warnings.warn` by default.
+        force: compile even if the store has the plan.
+
+    Returns:
+        The plan, and whether it was a hit.
+    """
+    try:
+        if not force and (plan := store.get(request.key, request.canonical)) is not None:
+            return plan, True
+    except StoreError as error:
+        warn(f"the cache cannot be read: {error}")
+    plan = compile_request(request, progress)
+    try:
+        store.put(plan)
+    except StoreError as error:
+        warn(f"the plan is not cached: {error}")
+    return plan, False

@@ -1,0 +1,174 @@
+"""What decides a plan: a mask bound to lengths, heads, blocks and shards, and the key of all that."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+from maskc_cache.plan import key_of
+
+from maskc import checks
+from maskc.canonical import canonical, encode
+from maskc.emit import SplashLayout
+from maskc.errors import MaskArgumentError
+from maskc.expr import Mask, MultiHead
+from maskc.lower import BlockGrid
+
+__all__ = ["COMPILER_EPOCH", "CompileRequest"]
+
+COMPILER_EPOCH = 1
+"""Part of every key. Raise it whenever the same request would compile to other content."""
+
+DEFAULT_BLOCK = 512
+"""Default block size: the one that splash attention's and tokamax's users measured best."""
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """One plan to compile.
+
+    Attributes:
+        mask: a mask of a single head, or a `MultiHead`.
+        q_len: number of queries.
+        kv_len: number of keys; None is `q_len`.
+        heads: number of query heads; None is one per mask of a `MultiHead`, else 1.
+        block_q: queries per block of the forward pass, default 512 or the length if shorter.
+        block_kv: keys per block of the forward pass, likewise.
+        block_q_dq: queries per block of the dq pass; None is `block_q`.
+        block_kv_dq: keys per block of the dq pass; None is `block_kv`.
+        block_q_dkv: queries per block of the dkv pass; None is `block_q`.
+        block_kv_dkv: keys per block of the dkv pass; None is `block_kv`.
+        head_shards: over how many devices the splash tables split the heads.
+        q_seq_shards: over how many devices they split the queries.
+        splash: write splash attention's tables into the plan.
+        shrink_grid: drop empty blocks from the splash tables, where JAX does.
+        downcast_smem_data: the smallest integer dtype for each splash table.
+
+    Raises:
+        MaskArgumentError: an argument is out of range or does not fit another one.
+    """
+
+    mask: Mask
+    q_len: int
+    # None only asks for the default: once built, each of these is an int
+    kv_len: int = None  # type: ignore[assignment]
+    heads: int = None  # type: ignore[assignment]
+    block_q: int = None  # type: ignore[assignment]
+    block_kv: int = None  # type: ignore[assignment]
+    block_q_dq: int = None  # type: ignore[assignment]
+    block_kv_dq: int = None  # type: ignore[assignment]
+    block_q_dkv: int = None  # type: ignore[assignment]
+    block_kv_dkv: int = None  # type: ignore[assignment]
+    head_shards: int = 1
+    q_seq_shards: int = 1
+    splash: bool = True
+    shrink_grid: bool = True
+    downcast_smem_data: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mask, Mask):
+            raise checks.fail("mask", "a mask expression", self.mask)
+        checks.at_least("q_len", self.q_len, 1)
+        self._default("kv_len", self.q_len)
+        per_head = len(self.mask.masks) if isinstance(self.mask, MultiHead) else None
+        self._default("heads", per_head or 1)
+        self._default("block_q", min(DEFAULT_BLOCK, self.q_len))
+        self._default("block_kv", min(DEFAULT_BLOCK, checks.at_least("kv_len", self.kv_len, 1)))
+        for name in ("block_q", "block_kv"):  # the other passes follow the forward one
+            self._default(f"{name}_dq", getattr(self, name))
+            self._default(f"{name}_dkv", getattr(self, name))
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if field.type != "bool":
+                object.__setattr__(self, field.name, checks.at_least(field.name, value, 1))
+            elif not isinstance(value, bool):
+                raise checks.fail(field.name, "True or False", value)
+        if per_head not in {None, self.heads}:
+            raise MaskArgumentError(
+                f"heads: expected {per_head}, one for each mask of the MultiHead, got {self.heads}"
+            )
+        self._check_shards()
+
+    def _default(self, name: str, value: Any) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
+
+    def _check_shards(self) -> None:
+        if self.heads % self.head_shards:
+            raise MaskArgumentError(
+                f"head_shards: expected a divisor of heads={self.heads}, got {self.head_shards}"
+            )
+        if self.q_seq_shards == 1:
+            return
+        for name, blocking in (("block_q", self.fwd_grid), ("block_q_dkv", self.dkv_grid)):
+            block = blocking.block_q
+            if self.q_len % (block * self.q_seq_shards):
+                raise MaskArgumentError(
+                    f"q_seq_shards: expected whole blocks in every shard, got q_len={self.q_len} "
+                    f"in {self.q_seq_shards} shards of {name}={block}"
+                )
+
+    @property
+    def fwd_grid(self) -> BlockGrid:
+        """The blocking of the forward pass."""
+        return BlockGrid(self.q_len, self.kv_len, self.block_q, self.block_kv)
+
+    @property
+    def dq_grid(self) -> BlockGrid:
+        """The blocking of the dq pass."""
+        return BlockGrid(self.q_len, self.kv_len, self.block_q_dq, self.block_kv_dq)
+
+    @property
+    def dkv_grid(self) -> BlockGrid:
+        """The blocking of the dkv pass."""
+        return BlockGrid(self.q_len, self.kv_len, self.block_q_dkv, self.block_kv_dkv)
+
+    @property
+    def layout(self) -> SplashLayout:
+        """How the splash tables are cut and packed."""
+        return SplashLayout(
+            self.head_shards, self.q_seq_shards, self.shrink_grid, self.downcast_smem_data
+        )
+
+    @functools.cached_property
+    def unique_masks(self) -> tuple[tuple[Mask, ...], npt.NDArray[np.int32]]:
+        """The distinct canonical masks by first use, and which one each head uses."""
+        per_head = self.mask.masks if isinstance(self.mask, MultiHead) else (self.mask,)
+        numbers: dict[Mask, int] = {}
+        heads = []
+        for mask in per_head:
+            bound = canonical(mask, self.q_len, self.kv_len)
+            heads.append(numbers.setdefault(bound, len(numbers)))
+        if not isinstance(self.mask, MultiHead):
+            heads *= self.heads
+        return tuple(numbers), np.array(heads, np.int32)
+
+    @functools.cached_property
+    def canonical(self) -> bytes:
+        """Bytes that are equal exactly when two requests ask for the same plan."""
+        masks, head_mask = self.unique_masks
+        parameters = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "mask" and (self.splash or field.name not in _SPLASH_ONLY)
+        }
+        document = {
+            "epoch": COMPILER_EPOCH,
+            "head_mask": head_mask.tobytes(),
+            "masks": [encode(mask) for mask in masks],
+            "parameters": dict(sorted(parameters.items())),
+        }
+        packed: bytes = msgpack.packb(document)
+        return packed
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The cache key: 32 hex digits, the XXH3-128 of `canonical`."""
+        return key_of(self.canonical)
+
+
+_SPLASH_ONLY = ("shrink_grid", "downcast_smem_data")

@@ -1,0 +1,168 @@
+"""Hypothesis strategies for masks, lengths and blockings: for your property tests and for ours.
+
+    from hypothesis import given
+    from maskc import compile_mask, strategies
+
+    @given(strategies.requests())
+    def test_my_kernel(request):
+        plan = compile_request(request)
+
+Needs `hypothesis`, which the extra `maskc[test]` brings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from maskc.expr import (
+    And,
+    Blocks,
+    Causal,
+    ChunkedCausal,
+    Dense,
+    Documents,
+    Empty,
+    Full,
+    Local,
+    Mask,
+    MultiHead,
+    Not,
+    Or,
+    Prefix,
+    Random,
+    Rectangle,
+    Segments,
+    Xor,
+)
+from maskc.request import CompileRequest
+
+__all__ = ["block_sizes", "leaves", "lengths", "masks", "multi_head_masks", "requests"]
+
+ALIGNMENTS = st.sampled_from(["top_left", "bottom_right"])
+
+
+def lengths(max_length: int = 64) -> st.SearchStrategy[int]:
+    """Sequence lengths from 1 to `max_length`."""
+    return st.integers(1, max_length)
+
+
+def block_sizes(max_block: int = 24) -> st.SearchStrategy[int]:
+    """Block sizes from 1 to `max_block`, not only powers of two; lengths need not fit them."""
+    return st.one_of(st.sampled_from([1, 2, 4, 8, 16]), st.integers(1, max_block))
+
+
+def _offsets(q_len: int, kv_len: int) -> st.SearchStrategy[int]:
+    """Small offsets most of the time, and some beyond every edge."""
+    return st.one_of(st.integers(-4, 4), st.integers(-q_len - 2, kv_len + 2))
+
+
+@st.composite
+def _cu_seqlens(draw: st.DrawFn, documents: int, length: int) -> list[int]:
+    cuts = draw(st.lists(st.integers(0, length), min_size=documents, max_size=documents))
+    return [0, *sorted(cuts)]
+
+
+@st.composite
+def _documents(draw: st.DrawFn, q_len: int, kv_len: int) -> Documents:
+    count = draw(st.integers(1, 6))
+    cu = draw(_cu_seqlens(count, min(q_len, kv_len)))
+    if q_len == kv_len and draw(st.booleans()):
+        return Documents(cu)
+    return Documents(cu, draw(_cu_seqlens(count, kv_len)))
+
+
+@st.composite
+def _segments(draw: st.DrawFn, q_len: int, kv_len: int) -> Segments:
+    ids = st.integers(-1, 4)
+    q_ids = draw(st.lists(ids, min_size=q_len, max_size=q_len))
+    if q_len == kv_len and draw(st.booleans()):
+        return Segments(q_ids)
+    return Segments(q_ids, draw(st.lists(ids, min_size=kv_len, max_size=kv_len)))
+
+
+@st.composite
+def _bits(draw: st.DrawFn, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """A bool matrix from one integer seed and a density, so that large ones stay cheap to draw."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return random.random((rows, columns)) < draw(st.sampled_from([0.0, 0.05, 0.5, 0.95, 1.0]))
+
+
+@st.composite
+def _blocks(draw: st.DrawFn, q_len: int, kv_len: int) -> Blocks:
+    tile_q, tile_kv = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    return Blocks(draw(_bits(-(-q_len // tile_q), -(-kv_len // tile_kv))), tile_q, tile_kv)
+
+
+def leaves(q_len: int, kv_len: int) -> st.SearchStrategy[Mask]:
+    """Every leaf of the mask language, with arguments that fit the lengths or lie beyond them."""
+    offset = _offsets(q_len, kv_len)
+    side = st.one_of(st.none(), st.integers(-3, max(q_len, kv_len) + 2))
+    position = st.integers(0, max(q_len, kv_len) + 2)
+    return st.one_of(
+        st.just(Full()),
+        st.just(Empty()),
+        st.builds(Causal, offset, ALIGNMENTS),
+        st.builds(Local, side, side, offset, ALIGNMENTS),
+        st.builds(ChunkedCausal, st.integers(1, max(q_len, kv_len) + 2)),
+        st.builds(Prefix, position),
+        st.builds(Rectangle, position, st.none() | position, position, st.none() | position),
+        _segments(q_len, kv_len),
+        _documents(q_len, kv_len),
+        st.builds(Dense, _bits(q_len, kv_len)),
+        _blocks(q_len, kv_len),
+        st.builds(Random, st.floats(0, 1, width=32), st.integers(0, 2**63 - 1)),
+    )
+
+
+def masks(q_len: int, kv_len: int | None = None, *, max_leaves: int = 6) -> st.SearchStrategy[Mask]:
+    """Mask expressions of a single head: leaves and operators.
+
+    Args:
+        q_len: number of queries.
+        kv_len: number of keys; None is `q_len`.
+        max_leaves: an upper bound on the leaves of one expression.
+    """
+
+    def combined(inner: st.SearchStrategy[Mask]) -> st.SearchStrategy[Mask]:
+        operands = st.lists(inner, min_size=2, max_size=3).map(tuple)
+        return st.one_of(
+            st.builds(Not, inner),
+            st.builds(And, operands),
+            st.builds(Or, operands),
+            st.builds(Xor, operands),
+        )
+
+    kv_len = q_len if kv_len is None else kv_len
+    return st.recursive(leaves(q_len, kv_len), combined, max_leaves=max_leaves)
+
+
+def multi_head_masks(
+    q_len: int, kv_len: int | None = None, *, max_heads: int = 4
+) -> st.SearchStrategy[MultiHead]:
+    """One mask per head, drawn from a pool of up to three so that heads share masks."""
+    pool = st.lists(masks(q_len, kv_len), min_size=1, max_size=3)
+    return pool.flatmap(
+        lambda some: st.lists(st.sampled_from(some), min_size=1, max_size=max_heads)
+    ).map(lambda heads: MultiHead(tuple(heads)))
+
+
+@st.composite
+def requests(draw: st.DrawFn, *, max_length: int = 64, multi_head: bool = True) -> CompileRequest:
+    """Whole compile requests: ragged lengths, different blocks per direction, several heads.
+
+    Args:
+        draw: given by hypothesis.
+        max_length: longest q_len and kv_len.
+        multi_head: draw `MultiHead` masks too.
+    """
+    q_len, kv_len = draw(lengths(max_length)), draw(lengths(max_length))
+    kinds = [masks(q_len, kv_len)] + ([multi_head_masks(q_len, kv_len)] if multi_head else [])
+    mask = draw(st.one_of(kinds))
+    blocks = {name: draw(block_sizes()) for name in ("block_q", "block_kv")}
+    for name in ("block_q_dq", "block_kv_dq", "block_q_dkv", "block_kv_dkv"):
+        if draw(st.booleans()):
+            blocks[name] = draw(block_sizes())
+    return CompileRequest(mask, q_len=q_len, kv_len=kv_len, **blocks)

@@ -1,0 +1,166 @@
+"""What a plan holds, as numbers for `--json` and as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from maskc_cache.plan import BlockLists, Direction, Plan
+
+__all__ = ["DirectionSummary", "PlanSummary", "render", "summarize"]
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionSummary:
+    """One direction of a plan, over all of its heads.
+
+    Attributes:
+        block_q: queries per block.
+        block_kv: keys per block.
+        blocks: blocks of the whole grid, all heads.
+        empty: share of blocks that are empty, 0 to 1.
+        partial: share that is partial.
+        full: share that is full.
+        unique_partial: partial blocks that are stored.
+        list_bytes: bytes of the block lists.
+        partial_bytes: bytes of the stored partial blocks, as bits.
+    """
+
+    block_q: int
+    block_kv: int
+    blocks: int
+    empty: float
+    partial: float
+    full: float
+    unique_partial: int
+    list_bytes: int
+    partial_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """A plan in numbers.
+
+    Attributes:
+        key: the cache key.
+        digest: the content digest.
+        q_len: queries.
+        kv_len: keys.
+        heads: query heads.
+        masks: unique masks among them.
+        head_shards: shards of the heads in the splash tables.
+        q_seq_shards: shards of the queries in them.
+        directions: "fwd", "dq" (where its blocks differ from fwd's) and "dkv".
+        tables: each stored array as `"dtype[shape]"`.
+        table_bytes: bytes of all arrays in memory.
+    """
+
+    key: str
+    digest: str
+    q_len: int
+    kv_len: int
+    heads: int
+    masks: int
+    head_shards: int
+    q_seq_shards: int
+    directions: dict[str, DirectionSummary]
+    tables: dict[str, str]
+    table_bytes: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def summarize(plan: Plan) -> PlanSummary:
+    """Count what a plan holds."""
+    arrays = dict(plan.arrays())
+    directions: tuple[Direction, ...] = ("fwd", "dkv") if plan.dq is plan.fwd else ("fwd", "dq", "dkv")
+    return PlanSummary(
+        key=plan.key,
+        digest=plan.digest,
+        q_len=plan.q_len,
+        kv_len=plan.kv_len,
+        heads=plan.heads,
+        masks=plan.masks,
+        head_shards=plan.head_shards,
+        q_seq_shards=plan.q_seq_shards,
+        directions={name: _direction(plan, name) for name in directions},
+        tables={name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()},
+        table_bytes=sum(array.nbytes for array in arrays.values()),
+    )
+
+
+def _direction(plan: Plan, direction: Direction) -> DirectionSummary:
+    lists = plan.lists(direction)
+    rows, columns = plan.grid(direction)
+    blocks = rows * columns * plan.heads
+    heads_of_mask = np.bincount(plan.head_mask, minlength=plan.masks)
+
+    def total(ptr: np.ndarray[tuple[int], np.dtype[np.signedinteger]]) -> int:
+        return int(heads_of_mask @ np.diff(ptr[::rows]))
+
+    full, partial = total(lists.full_ptr), total(lists.partial_ptr)
+    return DirectionSummary(
+        block_q=lists.block_q,
+        block_kv=lists.block_kv,
+        blocks=blocks,
+        empty=1 - (full + partial) / blocks,
+        partial=partial / blocks,
+        full=full / blocks,
+        unique_partial=len(lists.partial_blocks),
+        list_bytes=_list_bytes(lists),
+        partial_bytes=lists.partial_blocks.nbytes,
+    )
+
+
+def _list_bytes(lists: BlockLists) -> int:
+    names = ("full_ptr", "full_idx", "partial_ptr", "partial_idx", "partial_id")
+    return sum(getattr(lists, name).nbytes for name in names)
+
+
+def render(columns: Sequence[tuple[str, PlanSummary, dict[str, str]]]) -> str:
+    """A table for people, one column per plan.
+
+    Args:
+        columns: for each plan its name, its summary, and further rows such as the time taken.
+    """
+    from tabulate import tabulate  # a slow import that --json does not need
+
+    table = [_column(name, summary, extra) for name, summary, extra in columns]
+    labels = list(dict.fromkeys(label for column in table for label in column))
+    rows = [[label, *(column.get(label, "-") for column in table)] for label in labels]
+    return tabulate(rows[1:], headers=rows[0], tablefmt="simple", disable_numparse=True)
+
+
+def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str, str]:
+    shards = f"{summary.head_shards} x {summary.q_seq_shards}"
+    column = {
+        "plan": name,
+        "lengths (q x kv)": f"{summary.q_len:,} x {summary.kv_len:,}",
+        "heads (masks)": f"{summary.heads} ({summary.masks})",
+    }
+    if shards != "1 x 1":
+        column["shards (head x q_seq)"] = shards
+    for direction, part in summary.directions.items():
+        column |= {
+            f"{direction} blocks (q x kv)": f"{part.block_q} x {part.block_kv}",
+            f"{direction} empty": f"{part.empty:.2%}",
+            f"{direction} partial": f"{part.partial:.2%}",
+            f"{direction} full": f"{part.full:.2%}",
+            f"{direction} unique partial": f"{part.unique_partial:,} ({_bytes(part.partial_bytes)})",
+            f"{direction} lists": _bytes(part.list_bytes),
+        }
+    for table, text in summary.tables.items():
+        if table.startswith("splash_"):
+            column[table] = text
+    return column | {"all tables": _bytes(summary.table_bytes)} | extra | {"key": summary.key}
+
+
+def _bytes(count: int) -> str:
+    """A byte count for people, in powers of 1,000."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

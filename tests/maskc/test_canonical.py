@@ -1,0 +1,143 @@
+"""Canonical forms: meaning kept, idempotent, and one form for masks that are plainly equal."""
+
+import numpy as np
+import pytest
+from dense_oracle import dense
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskc import (
+    Blocks,
+    Causal,
+    ChunkedCausal,
+    Dense,
+    Documents,
+    Empty,
+    Full,
+    Local,
+    MaskArgumentError,
+    MultiHead,
+    Prefix,
+    Random,
+    Rectangle,
+    Segments,
+    strategies,
+)
+from maskc.canonical import canonical, encode
+
+SHAPES = st.tuples(st.integers(1, 20), st.integers(1, 20))
+
+
+@given(st.data())
+def test_keeps_the_meaning_and_is_idempotent(data):
+    shape = data.draw(SHAPES)
+    mask = data.draw(strategies.masks(*shape))
+    form = canonical(mask, *shape)
+    np.testing.assert_array_equal(dense(form, *shape), dense(mask, *shape))
+    assert canonical(form, *shape) == form
+
+
+@given(st.data())
+def test_bytes_are_equal_exactly_for_equal_trees(data):
+    a, b = data.draw(strategies.masks(6)), data.draw(strategies.masks(6))
+    a, b = canonical(a, 6, 6), canonical(b, 6, 6)
+    assert (encode(a) == encode(b)) == (a == b)
+
+
+@given(st.data())
+def test_laws_of_the_algebra_share_one_form(data):
+    a, b, c = (data.draw(strategies.masks(8, 9, max_leaves=3)) for _ in "abc")
+
+    def same(left, right):
+        assert canonical(left, 8, 9) == canonical(right, 8, 9)
+
+    same(a & b, b & a)
+    same(a | b, b | a)
+    same(a ^ b, b ^ a)
+    same((a & b) & c, a & (b & c))
+    same(a & a, a)
+    same(a | a, a)
+    same(a ^ a, Empty())
+    same(a & Full(), a)
+    same(a | Empty(), a)
+    same(a ^ Full(), ~a)
+    same(a - b, a & ~b)
+
+
+@given(st.data())
+def test_laws_of_the_complement_share_one_form(data):
+    a, b = data.draw(strategies.leaves(8, 9)), data.draw(strategies.leaves(8, 9))
+
+    def same(left, right):
+        assert canonical(left, 8, 9) == canonical(right, 8, 9)
+
+    same(~~a, a)
+    same(a & ~a, Empty())
+    same(a | ~a, Full())
+    same(~a ^ b, ~(a ^ b))
+    same(a & (~a | b), a & b)
+    same(a | (a & b), a)
+
+
+LENGTH = 32
+EQUAL = [
+    (Causal(), Local(None, 0)),
+    (Causal(3), Local(None, 0, offset=3)),
+    (Causal() & Local(7, 7), Local(7, 0)),
+    (Causal() & Local(7, 0) & Local(5, None), Local(5, 0)),
+    (Causal() | Local(0, 4), Local(None, 4)),
+    (Causal(LENGTH), Full()),
+    (Causal(-LENGTH), Empty()),
+    (Local(LENGTH, LENGTH), Full()),
+    (~Causal(), Local(-1, None)),
+    (~(Causal() | Prefix(4)), ~Causal() & ~Prefix(4)),
+    (ChunkedCausal(LENGTH), Causal()),
+    (ChunkedCausal(5 * LENGTH), Causal()),
+    (Prefix(4), Rectangle(kv_stop=4)),
+    (Prefix(0), Empty()),
+    (Prefix(4) | Prefix(9), Prefix(9)),
+    (Rectangle(2, 9) & Rectangle(4, 12), Rectangle(4, 9)),
+    (Rectangle(q_stop=9) | Rectangle(q_start=9), Full()),
+    (Segments([7] * 20 + [3] * 12), Documents([0, 20, 32])),
+    (Segments([0] * LENGTH), Full()),
+    (Segments([-1] * LENGTH), Empty()),
+    (Documents([0, 10, 10, 32]), Documents([0, 10, 32])),
+    (Documents([0, 10]), Segments([5] * 10 + [-3] * 22)),
+    (Segments([0, 1] * 16, [0, 2] * 16), Segments([4, -1] * 16, [4, -9] * 16)),
+    (Dense(np.ones((LENGTH, LENGTH), bool)), Full()),
+    (Blocks(np.zeros((2, 2), bool), 16), Empty()),
+    (Blocks(np.eye(4, dtype=bool), 8), Blocks(np.eye(4, dtype=bool), 8, 8)),
+    (Random(0), Full()),
+    (Random(1.0), Empty()),
+    (Causal() & (Causal() | Prefix(3)), Causal()),
+    (Causal(align="bottom_right"), Causal()),
+]
+
+
+@pytest.mark.parametrize(("left", "right"), EQUAL, ids=lambda mask: repr(mask)[:40])
+def test_spellings_of_one_mask_share_one_form(left, right):
+    assert canonical(left, LENGTH, LENGTH) == canonical(right, LENGTH, LENGTH)
+
+
+def test_alignment_is_bound_to_the_lengths():
+    assert canonical(Causal(align="bottom_right"), 10, 30) == canonical(Causal(20), 10, 30)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (Segments([0] * 5), r"Segments.q_ids: expected q_len=8 ids, got 5"),
+        (Segments([0] * 8), r"Segments.kv_ids: expected kv_len=9 ids, got 8 \(pass kv_ids where"),
+        (Documents([0, 9]), "Documents.cu_seqlens: the documents end at 9, past the length 8"),
+        (Dense(np.ones((9, 8), bool)), r"Dense.mask: expected shape \(8, 9\), got \(9, 8\)"),
+        (Blocks(np.ones((2, 2), bool), 4), r"Blocks.pattern: expected shape \(2, 3\), got \(2, 2\)"),
+    ],
+)
+def test_arrays_must_fit_the_lengths(mask, message):
+    with pytest.raises(MaskArgumentError, match=message):
+        canonical(Causal() & mask, 8, 9)
+
+
+def test_multi_head_has_a_form_per_head():
+    with pytest.raises(TypeError, match="one canonical form per head"):
+        canonical(MultiHead([Causal()]), 4, 4)

@@ -1,0 +1,148 @@
+"""The mask language: operators, equality, printing, argument checks."""
+
+import numpy as np
+import pytest
+from dense_oracle import dense
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskc import (
+    And,
+    Blocks,
+    Causal,
+    ChunkedCausal,
+    Dense,
+    Documents,
+    Empty,
+    Full,
+    Local,
+    MaskArgumentError,
+    MultiHead,
+    Or,
+    Prefix,
+    Random,
+    Rectangle,
+    Segments,
+    Xor,
+    expr,
+    strategies,
+)
+
+NAMES = {name: getattr(expr, name) for name in expr.__all__}
+
+
+@given(strategies.masks(9, 7))
+def test_prints_as_the_python_that_builds_it(mask):
+    built = eval(repr(mask), dict(NAMES))  # noqa: S307
+    assert built == mask
+    assert hash(built) == hash(mask)
+
+
+@given(strategies.multi_head_masks(5, 6))
+def test_multi_head_prints_as_python_too(mask):
+    assert eval(repr(mask), dict(NAMES)) == mask  # noqa: S307
+
+
+def test_arrays_print_in_short_when_long():
+    assert repr(Segments(np.zeros(5000, int))).startswith("Segments(q_ids=<int32[5000] sha256:")
+
+
+@given(st.data())
+def test_operators_mean_what_they_say(data):
+    a, b = data.draw(strategies.masks(8, 11)), data.draw(strategies.masks(8, 11))
+    x, y = dense(a, 8, 11), dense(b, 8, 11)
+    for mask, expected in [
+        (a & b, x & y),
+        (a | b, x | y),
+        (a ^ b, x ^ y),
+        (a - b, x & ~y),
+        (~a, ~x),
+    ]:
+        np.testing.assert_array_equal(dense(mask, 8, 11), expected)
+
+
+def test_nested_operators_of_one_kind_are_joined():
+    a, b, c = Causal(), Prefix(3), Full()
+    assert (a & b) & c == a & (b & c) == And((a, b, c))
+    assert (a | b) | c == Or((a, b, c))
+    assert (a ^ b) ^ c == Xor((a, b, c))
+
+
+def test_multi_head_works_head_by_head():
+    heads = MultiHead([Causal(), Full()])
+    assert heads & Prefix(2) == MultiHead([Causal() & Prefix(2), Full() & Prefix(2)])
+    assert Prefix(2) | heads == MultiHead([Prefix(2) | Causal(), Prefix(2) | Full()])
+    assert ~heads == MultiHead([~Causal(), ~Full()])
+    assert heads - heads == MultiHead([Causal() - Causal(), Full() - Full()])
+    with pytest.raises(MaskArgumentError, match="as many heads, got 2 and 3"):
+        heads & MultiHead([Full()] * 3)
+    with pytest.raises(MaskArgumentError, match="a mask of a single head"):
+        MultiHead([heads])
+
+
+def test_arrays_are_private_copies():
+    ids = np.array([0, 0, 1])
+    mask = Segments(ids)
+    ids[0] = 5
+    assert mask == Segments([0, 0, 1])
+    with pytest.raises(ValueError, match="read-only"):
+        mask.q_ids.array[0] = 5
+
+
+def test_equality_is_by_content_and_type():
+    assert Segments([0, 1]) == Segments(np.array([0, 1], np.int64))
+    assert Dense(np.eye(3, dtype=bool)) == Dense(np.eye(3, dtype=bool))
+    assert Dense(np.eye(3, dtype=bool)) != Dense(np.eye(4, dtype=bool))
+    assert Blocks(np.eye(2, dtype=bool), 4) != Blocks(np.eye(2, dtype=bool), 4, 8)
+    assert Full() != Empty()
+    assert len({Causal(), Causal(0), Causal(np.int64(0)), Causal(1)}) == 2
+
+
+def test_a_mask_has_no_truth_value():
+    with pytest.raises(TypeError, match="not and/or/not"):
+        bool(Causal())
+
+
+@pytest.mark.parametrize("other", [None, 3, np.ones((2, 2), bool), "causal"])
+def test_operators_refuse_what_is_not_a_mask(other):
+    for combine in (lambda: Causal() & other, lambda: Causal() - other, lambda: other | Causal()):
+        with pytest.raises(TypeError, match="unsupported operand|does not support ufuncs"):
+            combine()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Causal(1.5), r"Causal\.offset: expected an integer, got 1\.5 \(float\)"),
+        (lambda: Causal(True), r"Causal\.offset: expected an integer, got True \(bool\)"),
+        (lambda: Causal(align="left"), "Causal.align: expected 'top_left' or 'bottom_right'"),
+        (lambda: Local("x"), "Local.left: expected an integer or None, got 'x'"),
+        (lambda: ChunkedCausal(0), "ChunkedCausal.chunk: expected an integer >= 1, got 0"),
+        (lambda: Prefix(-1), "Prefix.length: expected an integer >= 0, got -1"),
+        (lambda: Rectangle(q_stop=-1), "Rectangle.q_stop: expected an integer >= 0"),
+        (lambda: Segments([[0]]), "Segments.q_ids: expected a non-empty 1-D array of integers"),
+        (lambda: Segments([0.5]), "Segments.q_ids: expected a non-empty 1-D array of integers"),
+        (lambda: Segments([2**31]), "Segments.q_ids: expected integers that fit int32"),
+        (lambda: Documents([1, 2]), r"Documents.cu_seqlens: expected offsets \[0, ...\]"),
+        (lambda: Documents([0, 3, 2]), "Documents.cu_seqlens: expected offsets"),
+        (lambda: Documents([0, 3], [0, 2, 3]), "kv_cu_seqlens: expected 2 offsets like cu_seqlens"),
+        (lambda: Dense(np.ones((2, 2))), r"Dense.mask: expected a non-empty 2-D bool array, got fl"),
+        (lambda: Dense(np.ones((0, 2), bool)), "Dense.mask: expected a non-empty 2-D bool array"),
+        (lambda: Blocks([[True]], 0), "Blocks.block_q: expected an integer >= 1"),
+        (lambda: Random(1.5), "Random.sparsity: expected a number from 0 to 1"),
+        (lambda: Random(0.5, 2**63), r"Random.seed: expected an integer below 2\*\*63"),
+        (lambda: And((Full(),)), "And.masks: expected two or more masks"),
+        (lambda: Or((Full(), 3)), "Or: expected a mask of a single head, got 3"),
+        (lambda: MultiHead([]), "MultiHead.masks: expected one mask or more"),
+    ],
+)
+def test_arguments_are_checked_when_a_node_is_built(build, message):
+    with pytest.raises(MaskArgumentError, match=message):
+        build()
+
+
+def test_random_keeps_the_asked_share_and_extends():
+    mask = Random(0.75, seed=7)
+    small, large = dense(mask, 40, 50), dense(mask, 60, 70)
+    np.testing.assert_array_equal(large[:40, :50], small)
+    assert abs(large.mean() - 0.25) < 0.03
