@@ -1,0 +1,52 @@
+"""The plan artefact and where it lives: records, file format, store. Needs only numpy and friends.
+
+Importing it imports none of jax, numba, yaml and click.
+"""
+
+from maskc_cache.check import check_ranges, verify
+from maskc_cache.errors import (
+    MaskcError,
+    NotAPlanError,
+    PlanCorruptError,
+    PlanError,
+    PlanVersionError,
+    StoreError,
+)
+from maskc_cache.format import decode, encode, read_plan, write_plan
+from maskc_cache.plan import (
+    BlockLists,
+    BlockState,
+    Plan,
+    SplashMaskInfo,
+    SplashTables,
+    blocks_along,
+    key_of,
+    smallest_dtype,
+)
+from maskc_cache.store import Entry, Store, default_root
+
+__all__ = [
+    "BlockLists",
+    "BlockState",
+    "Entry",
+    "MaskcError",
+    "NotAPlanError",
+    "Plan",
+    "PlanCorruptError",
+    "PlanError",
+    "PlanVersionError",
+    "SplashMaskInfo",
+    "SplashTables",
+    "Store",
+    "StoreError",
+    "blocks_along",
+    "check_ranges",
+    "decode",
+    "default_root",
+    "encode",
+    "key_of",
+    "read_plan",
+    "smallest_dtype",
+    "verify",
+    "write_plan",
+]
