@@ -185,12 +185,13 @@ def read_plan(
         if status.st_size > max_decoded + _MAX_HEADER:
             raise PlanCorruptError(f"{path}: {status.st_size:,} bytes, over {max_decoded:,}")
         if mmap and status.st_size:
-            with mmap_module.mmap(file.fileno(), 0, access=mmap_module.ACCESS_READ) as mapped:
-                buffer = np.frombuffer(mapped, np.uint8)
-                return decode(buffer, source=str(path), max_decoded=max_decoded)
-        buffer = _aligned(status.st_size)
-        if file.readinto(buffer.data) != status.st_size:
-            raise PlanCorruptError(f"{path}: the file shrank while it was read")
+            # unmapped when the last array that looks into it is gone
+            mapped = mmap_module.mmap(file.fileno(), 0, access=mmap_module.ACCESS_READ)
+            buffer = np.frombuffer(mapped, np.uint8)
+        else:
+            buffer = _aligned(status.st_size)
+            if file.readinto(buffer.data) != status.st_size:
+                raise PlanCorruptError(f"{path}: the file shrank while it was read")
     return decode(buffer, source=str(path), max_decoded=max_decoded)
 
 

@@ -13,7 +13,7 @@ __all__ = ["DirectionSummary", "PlanSummary", "render", "summarize"]
 
 @dataclass(frozen=True, slots=True)
 class DirectionSummary:
-    """One direction of a plan, over all of its heads.
+    """The directions of a plan that share a blocking, over all heads.
 
     Attributes:
         block_q: queries per block.
@@ -23,7 +23,7 @@ class DirectionSummary:
         partial: share that is partial.
         full: share that is full.
         unique_partial: partial blocks that are stored.
-        list_bytes: bytes of the block lists.
+        list_bytes: bytes of the block lists of these directions.
         partial_bytes: bytes of the stored partial blocks, as bits.
     """
 
@@ -51,7 +51,8 @@ class PlanSummary:
         masks: unique masks among them.
         head_shards: shards of the heads in the splash tables.
         q_seq_shards: shards of the queries in them.
-        directions: "fwd", "dq" (where its blocks differ from fwd's) and "dkv".
+        directions: one entry per blocking, named by the directions that share it, such as
+            "fwd/dq/dkv" or "fwd/dq" and "dkv".
         tables: each stored array as `"dtype[shape]"`.
         table_bytes: bytes of all arrays in memory.
     """
@@ -76,7 +77,10 @@ class PlanSummary:
 def summarize(plan: Plan) -> PlanSummary:
     """Count what a plan holds."""
     arrays = dict(plan.arrays())
-    directions: tuple[Direction, ...] = ("fwd", "dkv") if plan.dq is plan.fwd else ("fwd", "dq", "dkv")
+    names: tuple[Direction, ...] = ("fwd", "dq", "dkv")
+    by_blocks: dict[tuple[int, int], list[Direction]] = {}
+    for name in names:
+        by_blocks.setdefault(plan.lists(name).blocks, []).append(name)
     return PlanSummary(
         key=plan.key,
         digest=plan.digest,
@@ -86,15 +90,16 @@ def summarize(plan: Plan) -> PlanSummary:
         masks=plan.masks,
         head_shards=plan.head_shards,
         q_seq_shards=plan.q_seq_shards,
-        directions={name: _direction(plan, name) for name in directions},
+        directions={"/".join(same): _direction(plan, same) for same in by_blocks.values()},
         tables={name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()},
         table_bytes=sum(array.nbytes for array in arrays.values()),
     )
 
 
-def _direction(plan: Plan, direction: Direction) -> DirectionSummary:
-    lists = plan.lists(direction)
-    rows, columns = plan.grid(direction)
+def _direction(plan: Plan, directions: list[Direction]) -> DirectionSummary:
+    """Directions with the same blocks: the counts are those of each, the list bytes of all."""
+    lists = plan.lists(directions[0])
+    rows, columns = plan.grid(directions[0])
     blocks = rows * columns * plan.heads
     heads_of_mask = np.bincount(plan.head_mask, minlength=plan.masks)
 
@@ -110,7 +115,7 @@ def _direction(plan: Plan, direction: Direction) -> DirectionSummary:
         partial=partial / blocks,
         full=full / blocks,
         unique_partial=len(lists.partial_blocks),
-        list_bytes=_list_bytes(lists),
+        list_bytes=sum(_list_bytes(x) for x in dict.fromkeys(map(plan.lists, directions))),
         partial_bytes=lists.partial_blocks.nbytes,
     )
 

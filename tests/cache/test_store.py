@@ -1,0 +1,173 @@
+"""The store: publish once, read verified, heal what is damaged."""
+
+import multiprocessing
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from maskc_cache import Entry, Store, StoreError, default_root, encode
+from maskc_cache import store as store_module
+
+from maskc import Causal, CompileRequest, Local, compile_cached, compile_mask
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+def test_put_get_has_list_find_remove(store, plans):
+    for plan in plans.values():
+        assert store.get(plan.key) is None
+        assert store.put(plan) == store.path(plan.key)
+        assert store.put(plan).is_file()
+        assert store.has(plan.key)
+        assert store.get(plan.key, plan.canonical) == plan
+    keys = sorted(plan.key for plan in plans.values())
+    assert [entry.key for entry in store.list()] == keys
+    entry = next(store.list())
+    assert entry == Entry(
+        keys[0], store.path(keys[0]), store.path(keys[0]).stat().st_size, entry.mtime
+    )
+    assert store.find(keys[0][:9]) == [keys[0]]
+    assert store.remove(keys[0])
+    assert not store.remove(keys[0])
+    assert not store.has(keys[0])
+
+
+def test_mapped_plans_outlive_their_entry(store, small_plan):
+    store.put(small_plan)
+    plan = store.get(small_plan.key, mmap=True)
+    store.remove(small_plan.key)
+    assert plan == small_plan
+
+
+def test_another_canonical_form_is_a_miss(store, small_plan):
+    store.put(small_plan)
+    assert store.get(small_plan.key, b"something else") is None
+    assert store.get(small_plan.key, small_plan.canonical) == small_plan
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:70] + b"!" + b[71:]])
+def test_a_damaged_entry_is_a_miss_and_heals(store, small_plan, damage):
+    path = store.put(small_plan)
+    path.write_bytes(damage(path.read_bytes()))
+    assert store.get(small_plan.key) is None
+    assert not path.exists()
+    store.put(small_plan)
+    assert store.get(small_plan.key) == small_plan
+
+
+def test_a_plan_under_another_key_is_not_believed(store, plans):
+    wrong = store.path(plans["small"].key)
+    wrong.parent.mkdir(parents=True)
+    wrong.write_bytes(encode(plans["shared"]))
+    assert store.get(plans["small"].key) is None
+    assert not wrong.exists()
+
+
+def test_a_planted_link_is_not_followed(store, small_plan, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(encode(small_plan))
+    path = store.path(small_plan.key)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(victim)
+    assert store.get(small_plan.key) is None
+    store.put(small_plan)
+    assert store.get(small_plan.key) == small_plan
+    assert victim.read_bytes() == encode(small_plan)
+
+
+@given(st.text(max_size=40))
+def test_keys_cannot_leave_the_root(tmp_path_factory, key):
+    store = Store(tmp_path_factory.getbasetemp() / "keys")
+    try:
+        path = store.path(key)
+    except ValueError:
+        return
+    assert path.parent.parent.parent == store.root
+
+
+@pytest.mark.parametrize(
+    "key", ["", "../" * 11, "/etc/passwd", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", None]
+)
+def test_hostile_keys_are_refused(store, key):
+    with pytest.raises(ValueError, match="key: expected 32 lower-case hex digits"):
+        store.get(key)
+
+
+def test_the_umask_is_respected(store, small_plan):
+    old = os.umask(0o027)
+    try:
+        path = store.put(small_plan)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("broken", [["O_TMPFILE"], ["O_TMPFILE", "link"]])
+def test_other_ways_to_publish(store, small_plan, monkeypatch, broken):
+    """File systems without O_TMPFILE, or without hard links."""
+    if "O_TMPFILE" in broken:
+        monkeypatch.setattr(store_module.os, "O_TMPFILE", os.O_DIRECTORY)
+    if "link" in broken:
+
+        def refuse(*_args, **_options):
+            raise PermissionError(1, "no links here")
+
+        monkeypatch.setattr(store_module.os, "link", refuse)
+    path = store.put(small_plan)
+    assert store.get(small_plan.key) == small_plan
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_store_that_cannot_be_written_costs_a_warning(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    store = Store(tmp_path / "file")
+    request = CompileRequest(Causal(), q_len=32)
+    with pytest.raises(StoreError, match="Not a directory"):
+        store.put(compile_mask(Causal(), q_len=32))
+    said = []
+    plan, hit = compile_cached(request, store, warn=said.append)
+    assert not hit
+    assert plan == compile_mask(Causal(), q_len=32)
+    assert len(said) == 1
+    assert "the plan is not cached" in said[0]
+
+
+def test_compile_cached_hits_the_second_time(store):
+    request = CompileRequest(Causal(), q_len=32)
+    first, hit = compile_cached(request, store)
+    assert not hit
+    second, hit = compile_cached(request, store)
+    assert hit
+    assert first == second
+    assert compile_cached(request, store, force=True) == (first, False)
+
+
+def _race(root, seed):
+    store = Store(root)
+    wrong = 0
+    for turn in range(40):
+        width = (seed * 7 + turn) % 8
+        plan = compile_mask(Local(width, 0), q_len=64, block_q=16, block_kv=16)
+        if turn % 2:
+            store.put(plan)
+        found = store.get(plan.key, plan.canonical)
+        wrong += found is not None and found != plan
+    return wrong
+
+
+def test_processes_that_race_get_the_right_plan_or_a_miss(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        assert pool.starmap(_race, [(tmp_path, seed) for seed in range(8)]) == [0] * 8
+    assert len(list(Store(tmp_path).list())) == 8
+
+
+def test_the_root_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+    assert default_root() == Store().root == tmp_path
+    monkeypatch.delenv("MASKC_CACHE")
+    assert default_root().name == "maskc"
