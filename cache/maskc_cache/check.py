@@ -63,11 +63,10 @@ def verify(plan: Plan) -> None:
         _verify_blocks(plan, direction)
     for a, b in (("dq", "fwd"), ("dkv", "fwd"), ("dkv", "dq")):
         _verify_agreement(plan, a, b)
-    for direction, tables in (("fwd", plan.splash_fwd), ("dkv", plan.splash_dkv)):
-        if tables is not None and (tables.mask_next is None) != (
-            len(plan.lists(direction).partial_blocks) == 0  # type: ignore[arg-type]  # a literal
-        ):
-            raise PlanCorruptError(f"splash_{direction}.mask_next: present iff something is partial")
+    for lists, tables in ((plan.fwd, plan.splash_fwd), (plan.dkv, plan.splash_dkv)):
+        stored = bool(len(lists.partial_blocks))
+        if tables is not None and (tables.mask_next is not None) != stored:
+            raise PlanCorruptError("splash: mask_next is present iff something is partial")
 
 
 # --- ranges -------------------------------------------------------------------------------------
@@ -151,16 +150,20 @@ def _verify_lists(name: str, lists: BlockLists, columns: int) -> None:
         falls[ptr[1:-1][(ptr[1:-1] > 0) & (ptr[1:-1] < len(idx))] - 1] = False
         if falls.any():
             raise PlanCorruptError(f"{name}.{kind}_idx: not ascending at {int(np.argmax(falls))}")
-    row = [np.repeat(np.arange(len(p) - 1), np.diff(p)) for p in (lists.full_ptr, lists.partial_ptr)]
+    row = [
+        np.repeat(np.arange(len(p) - 1), np.diff(p)) for p in (lists.full_ptr, lists.partial_ptr)
+    ]
     full, partial = row[0] * columns + lists.full_idx, row[1] * columns + lists.partial_idx
     if len(both := np.intersect1d(full, partial)):
-        raise PlanCorruptError(f"{name}: row {both[0] // columns} lists a block as full and partial")
+        raise PlanCorruptError(
+            f"{name}: row {both[0] // columns} lists a block as full and partial"
+        )
     if lists.partial_id.dtype != smallest_dtype(max(len(lists.partial_blocks) - 1, 0)):
         raise PlanCorruptError(f"{name}.partial_id: {lists.partial_id.dtype} is not the smallest")
 
 
 def _verify_blocks(plan: Plan, direction: Direction) -> None:
-    """Partial blocks: distinct, really partial, nothing beyond a block's keys, numbered in order."""
+    """Partial blocks: distinct, really partial, within a block's keys, numbered in order."""
     name, lists = f"{direction}.partial_blocks", plan.lists(direction)
     blocks = lists.partial_blocks
     counts = np.bitwise_count(blocks).sum(axis=(1, 2), dtype=np.int64)

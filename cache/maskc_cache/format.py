@@ -35,7 +35,7 @@ import zstandard
 
 from maskc_cache.check import check_ranges
 from maskc_cache.errors import NotAPlanError, PlanCorruptError, PlanError, PlanVersionError
-from maskc_cache.plan import BlockLists, Plan, SplashTables, key_of
+from maskc_cache.plan import BlockLists, Plan, SplashTables, key_of, pack
 
 __all__ = ["MAGIC", "MAJOR", "MAX_DECODED", "MINOR", "decode", "encode", "read_plan", "write_plan"]
 
@@ -109,7 +109,7 @@ def _header(plan: Plan, stored: list[tuple[str, Any, int, bytes]], length: int) 
         dtype = array.dtype.str[1:]
         sections.append([name, dtype, list(array.shape), codec, start, len(content), check])
         end = start + len(content)
-    return _packed({"meta": _meta(plan), "sections": sections})
+    return pack({"meta": _meta(plan), "sections": sections})
 
 
 def _meta(plan: Plan) -> dict[str, Any]:
@@ -124,11 +124,6 @@ def _meta(plan: Plan) -> dict[str, Any]:
         "q_len": plan.q_len,
         "q_seq_shards": plan.q_seq_shards,
     }
-
-
-def _packed(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value)
-    return packed
 
 
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
@@ -296,7 +291,7 @@ def _parsed_header(header: bytes) -> tuple[dict[str, Any], list[_Section]]:
     """The header as typed values. One spelling only: it must encode back to the same bytes."""
     try:
         document = msgpack.unpackb(header, strict_map_key=True, max_ext_len=0)
-        if _packed(document) != header:
+        if pack(document) != header:
             raise PlanCorruptError("the header is not in canonical form")
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise PlanCorruptError(f"the header is not msgpack: {error}") from None
@@ -326,7 +321,7 @@ def _section(row: Any) -> _Section:
     section = _Section(*row)
     if section.dtype not in _DTYPES or section.codec not in {_RAW, _ZSTD}:
         raise PlanVersionError(
-            f"{section.name}: dtype {section.dtype!r} or codec {section.codec} that this maskc lacks"
+            f"{section.name}: this maskc lacks dtype {section.dtype!r} or codec {section.codec}"
         )
     if len(section.shape) > 3 or any(type(n) is not int or n < 0 for n in section.shape):
         raise PlanCorruptError(f"{section.name}: {section.shape} is not a shape")
@@ -358,17 +353,17 @@ def _array(image: npt.NDArray[np.uint8], section: _Section) -> npt.NDArray[Any]:
     stop = section.offset + section.nbytes
     content = image[section.offset : stop]
     where = f"{section.name} (bytes {section.offset} to {stop - 1})"
-    if xxhash.xxh3_64_intdigest(content) != section.check:
+    if xxhash.xxh3_64_intdigest(content.data) != section.check:
         raise PlanCorruptError(f"{where}: the checksum does not hold")
     dtype = np.dtype(_DTYPES[section.dtype]).newbyteorder("<")
     if section.codec == _ZSTD:
-        content = np.frombuffer(_decompressed(content, section.decoded, where), np.uint8)
+        content = np.frombuffer(_decompressed(content.data, section.decoded, where), np.uint8)
     elif section.nbytes != section.decoded:
         raise PlanCorruptError(f"{where}: expected {section.decoded} bytes, got {section.nbytes}")
     return content.view(dtype).reshape(section.shape)
 
 
-def _decompressed(content: npt.NDArray[np.uint8], size: int, where: str) -> bytes:
+def _decompressed(content: memoryview, size: int, where: str) -> bytes:
     """One zstd frame of exactly `size` bytes; the declared size is compared before allocating."""
     try:
         if zstandard.get_frame_parameters(content).content_size != size or not size:
@@ -387,7 +382,9 @@ def _assemble(meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Plan
     tables = {name: _tables(name, arrays) for name in ("fwd", "dkv")}
     head_mask = arrays.pop("head_mask", None)
     if head_mask is None or arrays:
-        raise PlanCorruptError(f"a section is missing or unknown: {', '.join(arrays) or 'head_mask'}")
+        raise PlanCorruptError(
+            f"a section is missing or unknown: {', '.join(arrays) or 'head_mask'}"
+        )
     return Plan(
         q_len=meta["q_len"],
         kv_len=meta["kv_len"],
@@ -408,7 +405,7 @@ def _lists(
     same = [other for other in known.values() if list(other.blocks) == blocks]
     if name == "dq" and same:
         return same[0]
-    parts = {}
+    parts: dict[str, Any] = {}
     for field in fields(BlockLists)[2:]:
         section = f"{name}.{field.name}"
         if section in arrays:
@@ -417,11 +414,13 @@ def _lists(
             parts[field.name] = same[0].partial_blocks
         else:
             raise PlanCorruptError(f"{section}: the section is missing")
-    return BlockLists(*blocks, **parts)
+    return BlockLists(block_q=blocks[0], block_kv=blocks[1], **parts)
 
 
 def _tables(name: str, arrays: dict[str, npt.NDArray[Any]]) -> SplashTables | None:
-    parts = {f.name: arrays.pop(f"splash_{name}.{f.name}", None) for f in fields(SplashTables)}
+    parts: dict[str, Any] = {
+        f.name: arrays.pop(f"splash_{name}.{f.name}", None) for f in fields(SplashTables)
+    }
     if parts["data_next"] is None or parts["block_mask"] is None:
         if any(part is not None for part in parts.values()):
             raise PlanCorruptError(f"splash_{name}: a table is missing")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import functools
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -29,6 +30,7 @@ __all__ = [
     "SplashTables",
     "blocks_along",
     "key_of",
+    "pack",
     "smallest_dtype",
 ]
 
@@ -60,6 +62,11 @@ def smallest_dtype(largest: int) -> np.dtype[np.signedinteger[Any]]:
         f"a table entry of {largest:,} does not fit int32; use larger blocks "
         "so that the mask has fewer of them"
     )
+
+
+def pack(value: object) -> bytes:
+    """A value of lists, maps, strings, bytes and integers as msgpack; the one place that packs."""
+    return cast("bytes", msgpack.packb(value))
 
 
 def key_of(canonical: bytes) -> str:
@@ -228,7 +235,7 @@ class Plan:
         state.update(repr((self.fwd.blocks, self.dq.blocks, self.dkv.blocks)).encode())
         for name, array in self.arrays():
             state.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return state.hexdigest()
 
     def __eq__(self, other: object) -> bool:

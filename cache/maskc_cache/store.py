@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -157,7 +157,7 @@ class Store:
                     continue  # removed since it was listed
                 yield Entry(path.stem, path, status.st_size, status.st_mtime)
 
-    def find(self, prefix: str) -> list[str]:
+    def find(self, prefix: str) -> Sequence[str]:
         """The keys that begin with `prefix`."""
         return [entry.key for entry in self.list() if entry.key.startswith(prefix)]
 

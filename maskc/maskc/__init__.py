@@ -3,9 +3,6 @@
 Importing it imports neither jax nor numba; `maskc.runtime` and `maskc.kernels` bring jax.
 """
 
-from maskc_cache.errors import MaskcError
-from maskc_cache.plan import Plan
-
 from maskc.compile import compile_cached, compile_mask, compile_request
 from maskc.errors import MaskArgumentError, SpecError
 from maskc.expr import (
@@ -31,6 +28,8 @@ from maskc.expr import (
 from maskc.request import CompileRequest
 from maskc.spec import load_spec
 from maskc.version import __version__
+from maskc_cache.errors import MaskcError
+from maskc_cache.plan import Plan
 
 __all__ = [
     "And",

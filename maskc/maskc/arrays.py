@@ -85,9 +85,8 @@ class PackedMask:
 
     def at(self, row: npt.NDArray[Any], column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """The elements at broadcast indices."""
-        return (self.bits.array[row, column >> 3] >> (column & 7).astype(np.uint8) & 1).astype(
-            np.bool_
-        )
+        bits = self.bits.array[row, column >> 3] >> (column & 7).astype(np.uint8) & 1
+        return np.asarray(bits, np.bool_)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PackedMask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
 from maskc_cache.plan import Plan, blocks_along
 
 __all__ = ["LEGEND", "block_shares", "render_block_map"]
@@ -28,7 +29,9 @@ def block_shares(
     shape = blocks_along(nq, step_q), blocks_along(nk, step_k)
     first = int(plan.head_mask[head]) * nq
 
-    def counts(ptr: npt.NDArray[np.signedinteger], idx: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.int64]:
+    def counts(
+        ptr: npt.NDArray[np.signedinteger], idx: npt.NDArray[np.signedinteger]
+    ) -> npt.NDArray[np.int64]:
         own = ptr[first : first + nq + 1]
         row = np.repeat(np.arange(nq), np.diff(own)) // step_q
         column = idx[own[0] : own[-1]].astype(np.int64) // step_k

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
-import msgpack
 import numpy as np
 
 from maskc.arrays import FrozenArray, PackedMask
@@ -37,8 +36,9 @@ from maskc.expr import (
     Segments,
     Xor,
 )
+from maskc_cache.plan import pack
 
-__all__ = ["canonical", "encode"]
+__all__ = ["canonical", "encode", "spans"]
 
 Shape = tuple[int, int]
 
@@ -69,8 +69,7 @@ def canonical(mask: Mask, q_len: int, kv_len: int) -> Mask:
 
 def encode(mask: Mask) -> bytes:
     """Bytes that are equal exactly for equal trees; arrays stand in by dtype, shape and SHA-256."""
-    packed: bytes = msgpack.packb(_listed(mask))
-    return packed
+    return pack(_listed(mask))
 
 
 def _listed(value: Any) -> Any:
@@ -258,7 +257,7 @@ def _xor(masks: Iterable[Mask], shape: Shape) -> Mask:
 
 
 def _weight(mask: Mask) -> tuple[bool, int, bytes]:
-    """An order in which the shorter of a mask and its complement comes first, and Empty before Full."""
+    """An order: of a mask and its complement the shorter comes first, and Empty before Full."""
     code = encode(mask)
     return isinstance(mask, Full), len(code), code
 
@@ -301,7 +300,7 @@ def _lattice(
 
 
 def _ordered(kind: type[And | Or | Xor], operands: dict[bytes, Mask], unit: Mask) -> Mask:
-    """a & b = b & a: operands in the order of their bytes."""
+    """A & b = b & a: operands in the order of their bytes."""
     if len(operands) < 2:
         return next(iter(operands.values()), unit)
     return kind(tuple(operands[code] for code in sorted(operands)))
@@ -334,7 +333,7 @@ def _intersect(a: Mask, b: Mask, shape: Shape) -> Mask | None:
             (low_a, high_a), (low_b, high_b) = _diagonals(a, shape), _diagonals(b, shape)
             return _band(max(low_a, low_b), min(high_a, high_b), shape)
         case Rectangle(), Rectangle():  # rectangle & rectangle = rectangle
-            (qa, ka), (qb, kb) = _spans(a), _spans(b)
+            (qa, ka), (qb, kb) = spans(a), spans(b)
             q = (max(qa[0], qb[0]), min(qa[1], qb[1]))
             return _rectangle(q, (max(ka[0], kb[0]), min(ka[1], kb[1])), shape)
     return None
@@ -347,7 +346,7 @@ def _unite(a: Mask, b: Mask, shape: Shape) -> Mask | None:
             if max(low_a, low_b) <= min(high_a, high_b) + 1:
                 return _band(min(low_a, low_b), max(high_a, high_b), shape)
         case Rectangle(), Rectangle():  # rectangles side by side unite to one rectangle
-            (qa, ka), (qb, kb) = _spans(a), _spans(b)
+            (qa, ka), (qb, kb) = spans(a), spans(b)
             if qa == qb and max(ka[0], kb[0]) <= min(ka[1], kb[1]):
                 return _rectangle(qa, (min(ka[0], kb[0]), max(ka[1], kb[1])), shape)
             if ka == kb and max(qa[0], qb[0]) <= min(qa[1], qb[1]):
@@ -360,7 +359,8 @@ def _diagonals(band: Local, shape: Shape) -> Shape:
     return low, shape[1] - 1 if band.right is None else band.right
 
 
-def _spans(rectangle: Rectangle) -> tuple[Shape, Shape]:
+def spans(rectangle: Rectangle) -> tuple[Shape, Shape]:
+    """`(start, stop)` of the queries and of the keys of a canonical rectangle."""
     assert rectangle.q_stop is not None  # noqa: S101  # a bound rectangle has both stops
     assert rectangle.kv_stop is not None  # noqa: S101
     return (rectangle.q_start, rectangle.q_stop), (rectangle.kv_start, rectangle.kv_stop)

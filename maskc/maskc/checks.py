@@ -51,9 +51,10 @@ def at_least(where: str, value: Any, least: int) -> int:
 
 def fraction(where: str, value: Any) -> float:
     """`value` as a float in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+    number = float(value) if isinstance(value, numbers.Real) else -1.0
+    if isinstance(value, bool) or not 0 <= number <= 1:
         raise fail(where, "a number from 0 to 1", value)
-    return float(value)
+    return number
 
 
 def choice(where: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-from maskc_cache.errors import MaskcError
-from maskc_cache.format import read_plan, write_plan
-from maskc_cache.plan import Plan
-from maskc_cache.store import Store
 
 from maskc.compile import compile_cached
 from maskc.lower import Progress
 from maskc.spec import load_spec
 from maskc.summary import PlanSummary, render, summarize
 from maskc.version import __version__
+from maskc_cache.errors import MaskcError
+from maskc_cache.format import read_plan, write_plan
+from maskc_cache.plan import Plan
+from maskc_cache.store import Store
 
 __all__ = ["cli", "main"]
 
+_HIT = "hit: loaded from the cache"
 _BAR_AFTER = 0.5  # seconds of work before a progress bar is worth its line
 
 
@@ -37,18 +38,29 @@ def cli() -> None:
 @cli.command("compile")
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
     help="Also write each plan to DIR/<plan name>.plan.",
 )
 @click.option(
-    "--cache", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
     help="Cache directory [default: $MASKC_CACHE, or the user's cache directory].",
 )
 @click.option("--plan", metavar="NAME", help="Compile only the plan of this name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--force", is_flag=True, help="Compile even what the cache already has.")
 def compile_command(
-    spec: Path, output: Path | None, cache: Path | None, plan: str | None, *, as_json: bool, force: bool
+    spec: Path,
+    output: Path | None,
+    cache: Path | None,
+    plan: str | None,
+    *,
+    as_json: bool,
+    force: bool,
 ) -> None:
     """Compile the plans of a SPEC file and keep them in the cache.
 
@@ -70,7 +82,7 @@ def compile_command(
         summary = summarize(compiled)
         extra = {
             "file": f"{path} ({path.stat().st_size:,} B)" if path else "not written",
-            "time": f"{seconds * 1e3:.1f} ms ({'hit: loaded from the cache' if hit else 'compiled'})",
+            "time": f"{seconds * 1e3:.1f} ms ({_HIT if hit else 'compiled'})",
         }
         columns.append((name, summary, extra))
         records.append(
@@ -114,7 +126,9 @@ def _progress(name: str) -> Iterator[Progress]:
 @cli.command("show")
 @click.argument("plan", metavar="PLAN|KEY")
 @click.option(
-    "--cache", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
     help="Cache directory to look a KEY up in [default: $MASKC_CACHE, or the user's].",
 )
 @click.option("--head", default=0, show_default=True, help="The head whose blocks are drawn.")
@@ -128,7 +142,9 @@ def show_command(plan: str, cache: Path | None, head: int, *, as_json: bool) -> 
     summary = summarize(loaded)
     size = path.stat().st_size
     if as_json:
-        click.echo(json.dumps({"file": str(path), "file_bytes": size} | summary.as_dict(), indent=2))
+        click.echo(
+            json.dumps({"file": str(path), "file_bytes": size} | summary.as_dict(), indent=2)
+        )
         return
     if not 0 <= head < loaded.heads:
         raise MaskcError(f"--head: expected 0 to {loaded.heads - 1}, got {head}")

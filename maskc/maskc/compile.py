@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-from maskc_cache.errors import StoreError
-from maskc_cache.plan import BlockLists, Plan, SplashTables
+from typing import TYPE_CHECKING, Any, Literal
 
 from maskc.emit import splash_tables
 from maskc.expr import Mask
 from maskc.lower import BlockGrid, Progress, lower, lower_transposed
 from maskc.request import CompileRequest
 from maskc.version import __version__
+from maskc_cache.errors import StoreError
+from maskc_cache.plan import BlockLists, Plan, SplashTables
 
 if TYPE_CHECKING:
     from maskc_cache.store import Store
@@ -45,15 +45,16 @@ def compile_request(
         progress: called with (rows of blocks done, rows of blocks in all) as the work advances.
     """
     masks, head_mask = request.unique_masks
+    grids = list(dict.fromkeys((request.fwd_grid, request.dq_grid, request.dkv_grid)))
+    total = len(masks) * sum(grid.nq for grid in grids)
     lowered: dict[BlockGrid, BlockLists] = {}
-    grids = dict.fromkeys((request.fwd_grid, request.dq_grid, request.dkv_grid))
-    for number, grid in enumerate(grids):
-        total = len(masks) * sum(g.nq for g in grids)
-        before = len(masks) * sum(g.nq for g in list(grids)[:number])
-        lowered[grid] = lower(masks, grid, lambda done, _, b=before, t=total: progress(b + done, t))
+    before = 0
+    for grid in grids:
+        lowered[grid] = lower(masks, grid, functools.partial(_advance, progress, before, total))
+        before += len(masks) * grid.nq
     rows = lowered[request.dkv_grid]
 
-    def tables(direction: Any, grid: BlockGrid) -> SplashTables | None:
+    def tables(direction: Literal["fwd", "dkv"], grid: BlockGrid) -> SplashTables | None:
         if not request.splash:
             return None
         return splash_tables(lowered[grid], grid, head_mask, request.layout, direction)
@@ -72,6 +73,11 @@ def compile_request(
         canonical=request.canonical,
         compiler=__version__,
     )
+
+
+def _advance(progress: Progress, before: int, total: int, done: int, _total: int) -> None:
+    """Progress of one lowering as part of the whole."""
+    progress(before + done, total)
 
 
 def compile_cached(

@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from maskc_cache.plan import BlockLists, BlockState, SplashTables, smallest_dtype
 
 from maskc.lower import BlockGrid
+from maskc_cache.plan import BlockLists, BlockState, SplashTables, smallest_dtype
 
 __all__ = ["SplashLayout", "splash_tables"]
 
@@ -109,7 +109,9 @@ def _next_blocks(state: _Ints, ids: _Ints, direction: str) -> _Slab:
     axes = (0, 1, 2) if direction == "fwd" else (2, 0, 1)
     inner = 2 if direction == "fwd" else 1
     index = np.broadcast_to(
-        np.arange(state.shape[inner], dtype=np.int32).reshape([-1 if a == inner else 1 for a in range(3)]),
+        np.arange(state.shape[inner], dtype=np.int32).reshape(
+            [-1 if a == inner else 1 for a in range(3)]
+        ),
         state.shape,
     )
 

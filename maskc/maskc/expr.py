@@ -7,8 +7,9 @@ hash by content, alike in every process, and print as the Python that builds the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 
@@ -349,7 +350,7 @@ class _Nary(Mask):
         joined: list[Mask] = []
         for mask in masks:
             if type(mask) is type(self):
-                joined.extend(mask.masks)  # type: ignore[attr-defined]  # the same _Nary class
+                joined.extend(mask.masks)
             else:
                 joined.append(mask)
         self._set("masks", tuple(joined))
@@ -394,7 +395,7 @@ class MultiHead(Mask):
         masks: one mask for each head, none of them a `MultiHead` itself.
     """
 
-    masks: tuple[Mask, ...]
+    masks: Sequence[Mask]
 
     def __post_init__(self) -> None:
         masks = tuple(self.masks)
@@ -435,7 +436,7 @@ def _parenthesised(mask: Mask) -> str:
     return f"({mask!r})" if isinstance(mask, _Nary) else repr(mask)
 
 
-def _combine(kind: type[And | Or | Xor], left: Mask, right: Any) -> Any:
+def _combine(kind: type[And | Or | Xor], left: Mask, right: Mask) -> Mask:
     if not isinstance(right, Mask):
         return NotImplemented
     if not isinstance(left, MultiHead) and not isinstance(right, MultiHead):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from maskc_cache.plan import BlockLists, BlockState, blocks_along, smallest_dtype
 
 from maskc.expr import Mask
 from maskc.rows import Grid, allowed, bounds
+from maskc_cache.plan import BlockLists, BlockState, blocks_along, smallest_dtype
 
 __all__ = ["BlockGrid", "Progress", "lower", "lower_transposed"]
 
@@ -76,10 +77,10 @@ def lower(
 
 
 def lower_transposed(lists: BlockLists, blocking: BlockGrid) -> BlockLists:
-    """The same blocks with kv blocks as rows, for dkv. The partial blocks are shared as they are."""
+    """The same blocks with kv blocks as rows, for dkv. The partial blocks are shared."""
     masks = (len(lists.full_ptr) - 1) // blocking.nq
 
-    def turned(ptr: npt.NDArray[np.int32], idx: npt.NDArray[np.integer]) -> tuple[_Ints, _Ints]:
+    def turned(ptr: npt.NDArray[np.int32], idx: _Ints) -> tuple[_Ints, _Ints]:
         mask, row = np.divmod(np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)), blocking.nq)
         new_row = mask * blocking.nk + idx
         order = np.argsort(new_row, kind="stable")
@@ -96,7 +97,7 @@ def lower_transposed(lists: BlockLists, blocking: BlockGrid) -> BlockLists:
     )
 
 
-_Ints = npt.NDArray[np.integer]
+_Ints = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def _resolve(
     batch = max(1, _ELEMENTS // elements)
     for start in range(0, len(unknown), batch):
         at = unknown[start : start + batch]
-        blocks = _evaluate(mask, at + [row, 0], blocking)
+        blocks = _evaluate(mask, at + np.array([row, 0]), blocking)
         counts = np.count_nonzero(blocks, axis=(1, 2))
         packed = np.packbits(blocks, axis=2, bitorder="little")
         for (i, j), count, bits in zip(at.tolist(), counts.tolist(), packed, strict=True):

@@ -158,14 +158,12 @@ class MaskReader:
             raise at.error(
                 f"{where}: {name} needs arguments; name it under 'masks' as {{{name}: ...}}"
             )
-        raise at.error(
-            f"{where}: unknown mask {name!r}; {nearest(name, [*self._named, *_BARE])}"
-        )
+        raise at.error(f"{where}: unknown mask {name!r}; {nearest(name, [*self._named, *_BARE])}")
 
     # --- leaves
 
     def _leaf(self, at: Located, where: str) -> Mask:
-        ((name, arguments),) = at.value.items()
+        name, arguments = next(iter(at.mapping(where).items()))
         if name not in LEAVES:
             raise at.key_error(name, f"{where}.{name}: unknown mask; {nearest(name, LEAVES)}")
         kind = LEAVES[name]
@@ -245,5 +243,3 @@ class MaskReader:
                 "expected a relative path inside it"
             )
         return path
-
-

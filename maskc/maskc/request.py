@@ -1,4 +1,4 @@
-"""What decides a plan: a mask bound to lengths, heads, blocks and shards, and the key of all that."""
+"""What decides a plan: a mask bound to lengths, heads, blocks and shards; the key of all that."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import functools
 from dataclasses import dataclass, fields
 from typing import Any
 
-import msgpack
 import numpy as np
 import numpy.typing as npt
-from maskc_cache.plan import key_of
 
 from maskc import checks
 from maskc.canonical import canonical, encode
@@ -17,6 +15,7 @@ from maskc.emit import SplashLayout
 from maskc.errors import MaskArgumentError
 from maskc.expr import Mask, MultiHead
 from maskc.lower import BlockGrid
+from maskc_cache.plan import key_of, pack
 
 __all__ = ["COMPILER_EPOCH", "CompileRequest"]
 
@@ -162,8 +161,7 @@ class CompileRequest:
             "masks": [encode(mask) for mask in masks],
             "parameters": dict(sorted(parameters.items())),
         }
-        packed: bytes = msgpack.packb(document)
-        return packed
+        return pack(document)
 
     @functools.cached_property
     def key(self) -> str:

@@ -7,7 +7,6 @@ a whole block can hold without looking inside. Both follow the tree; neither eve
 from __future__ import annotations
 
 import functools
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.arrays import FrozenArray, PackedMask
+from maskc.canonical import spans
 from maskc.expr import (
     And,
     Blocks,
@@ -35,7 +35,7 @@ from maskc.expr import (
 __all__ = ["Grid", "allowed", "bounds"]
 
 Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[Any]
 _SPLITMIX = tuple(
     np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
@@ -44,15 +44,30 @@ _SPLITMIX = tuple(
 def allowed(mask: Mask, q: Ints, kv: Ints) -> Bools:
     """The mask at broadcast positions `q` and `kv`, which must lie inside the lengths."""
     match mask:
+        case Not(mask=inner):
+            return ~allowed(inner, q, kv)
+        case And(masks=masks):
+            return functools.reduce(np.logical_and, (allowed(m, q, kv) for m in masks))
+        case Or(masks=masks):
+            return functools.reduce(np.logical_or, (allowed(m, q, kv) for m in masks))
+        case Xor(masks=masks):
+            return functools.reduce(np.logical_xor, (allowed(m, q, kv) for m in masks))
+        case _:
+            return np.asarray(_leaf_allowed(mask, q, kv), np.bool_)
+
+
+def _leaf_allowed(mask: Mask, q: Ints, kv: Ints) -> Any:
+    match mask:
         case Full() | Empty():
             return np.broadcast_to(isinstance(mask, Full), np.broadcast_shapes(q.shape, kv.shape))
         case Local(left=left, right=right):
-            low = True if left is None else kv >= q - left
-            return low & (True if right is None else kv <= q + right)
+            low = kv >= q - left if left is not None else True
+            return low & (kv <= q + right) if right is not None else low
         case ChunkedCausal(chunk=chunk):
             return (q // chunk == kv // chunk) & (kv <= q)
         case Rectangle():
-            return _inside(q, mask.q_start, mask.q_stop) & _inside(kv, mask.kv_start, mask.kv_stop)
+            (q0, q1), (k0, k1) = spans(mask)
+            return (q0 <= q) & (q < q1) & (k0 <= kv) & (kv < k1)
         case Segments():
             q_ids = mask.q_ids.array[q]
             return (q_ids == mask.kv_ids.array[kv]) & (q_ids >= 0)
@@ -63,19 +78,7 @@ def allowed(mask: Mask, q: Ints, kv: Ints) -> Bools:
         case Random(sparsity=sparsity, seed=seed):
             seeds = _mix(np.uint64(seed) + q.astype(np.uint64))
             return _mix(seeds + kv.astype(np.uint64)) >= np.uint64(int(sparsity * 2.0**64))
-        case Not(mask=inner):
-            return ~allowed(inner, q, kv)
-        case And(masks=masks):
-            return functools.reduce(operator.and_, (allowed(m, q, kv) for m in masks))
-        case Or(masks=masks):
-            return functools.reduce(operator.or_, (allowed(m, q, kv) for m in masks))
-        case Xor(masks=masks):
-            return functools.reduce(operator.xor, (allowed(m, q, kv) for m in masks))
     raise TypeError(f"not a canonical node: {mask!r}")
-
-
-def _inside(position: Ints, start: int, stop: int | None) -> Bools:
-    return (position >= start) & (position < stop)
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -99,7 +102,9 @@ class Grid:
     kv: tuple[Ints, Ints]
 
     @classmethod
-    def of(cls, q_starts: Ints, block_q: int, q_len: int, nk: int, block_kv: int, kv_len: int) -> Grid:
+    def of(
+        cls, q_starts: Ints, block_q: int, q_len: int, nk: int, block_kv: int, kv_len: int
+    ) -> Grid:
         """The blocks that start at `q_starts`, over all `nk` kv blocks."""
         kv_starts = np.arange(nk, dtype=np.int64) * block_kv
         q_last = np.minimum(q_starts + block_q, q_len) - 1
@@ -127,8 +132,8 @@ def bounds(mask: Mask, grid: Grid) -> tuple[Bools, Bools]:
         case ChunkedCausal(chunk=chunk):
             return _chunk_bounds(chunk, grid)
         case Rectangle():
-            q = _span_bounds(grid.q, mask.q_start, mask.q_stop)
-            kv = _span_bounds(grid.kv, mask.kv_start, mask.kv_stop)
+            q_span, kv_span = spans(mask)
+            q, kv = _span_bounds(grid.q, *q_span), _span_bounds(grid.kv, *kv_span)
             return q[0] & kv[0], q[1] & kv[1]
         case Segments():
             return _segment_bounds(mask.q_ids, mask.kv_ids, grid)
@@ -182,7 +187,7 @@ def _chunk_bounds(chunk: int, grid: Grid) -> Bounds:
     return some, every
 
 
-def _span_bounds(blocks: tuple[Ints, Ints], start: int, stop: int | None) -> Bounds:
+def _span_bounds(blocks: tuple[Ints, Ints], start: int, stop: int) -> Bounds:
     first, last = blocks
     return (last >= start) & (first < stop), (first >= start) & (last < stop)
 
@@ -210,7 +215,8 @@ def _id_ranges(ids: npt.NDArray[np.int32], blocks: tuple[Ints, Ints]) -> tuple[A
     low = np.minimum.reduceat(np.where(window < 0, padding, window), starts)
     high = np.maximum.reduceat(window, starts)
     uniform = (np.minimum.reduceat(window, starts) == high) & (high >= 0)
-    return tuple(a.reshape(blocks[0].shape) for a in (low, high, uniform))
+    shape = blocks[0].shape
+    return low.reshape(shape), high.reshape(shape), uniform.reshape(shape)
 
 
 def _tile_bounds(pattern: PackedMask, tile: tuple[int, int], grid: Grid) -> Bounds:

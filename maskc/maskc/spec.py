@@ -81,7 +81,9 @@ def load_spec(path: str | os.PathLike[str], plan: str | None = None) -> dict[str
 def _check_top(top: Located) -> dict[Any, Located]:
     spec = top.mapping("spec")
     if "maskc" not in spec:
-        raise top.error(f"maskc: missing key; expected 'maskc: {SCHEMA_VERSION}', the schema version")
+        raise top.error(
+            f"maskc: missing key; expected 'maskc: {SCHEMA_VERSION}', the schema version"
+        )
     if spec["maskc"].value != SCHEMA_VERSION:
         raise spec["maskc"].error(
             f"maskc: expected schema version {SCHEMA_VERSION}, got {describe(spec['maskc'].value)}"
@@ -157,7 +159,9 @@ def _mask(
     entry: Located, items: dict[Any, Located], prefix: str, heads: int | None, reader: MaskReader
 ) -> Mask:
     if all(key in items for key in _MASK_KEYS):
-        raise entry.key_error("head_masks", f"{prefix}head_masks: expected this or 'mask', not both")
+        raise entry.key_error(
+            "head_masks", f"{prefix}head_masks: expected this or 'mask', not both"
+        )
     if "head_masks" in items:
         return _head_masks(items["head_masks"], f"{prefix}head_masks", heads, reader)
     if "mask" not in items:

@@ -12,6 +12,7 @@ Needs `hypothesis`, which the extra `maskc[test]` brings.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ from maskc.request import CompileRequest
 __all__ = ["block_sizes", "leaves", "lengths", "masks", "multi_head_masks", "requests"]
 
 ALIGNMENTS = st.sampled_from(["top_left", "bottom_right"])
+
+
+_reused = functools.lru_cache(maxsize=1024)  # building a strategy costs more than drawing from it
 
 
 def lengths(max_length: int = 64) -> st.SearchStrategy[int]:
@@ -96,6 +100,7 @@ def _blocks(draw: st.DrawFn, q_len: int, kv_len: int) -> Blocks:
     return Blocks(draw(_bits(-(-q_len // tile_q), -(-kv_len // tile_kv))), tile_q, tile_kv)
 
 
+@_reused
 def leaves(q_len: int, kv_len: int) -> st.SearchStrategy[Mask]:
     """Every leaf of the mask language, with arguments that fit the lengths or lie beyond them."""
     offset = _offsets(q_len, kv_len)
@@ -117,6 +122,7 @@ def leaves(q_len: int, kv_len: int) -> st.SearchStrategy[Mask]:
     )
 
 
+@_reused
 def masks(q_len: int, kv_len: int | None = None, *, max_leaves: int = 6) -> st.SearchStrategy[Mask]:
     """Mask expressions of a single head: leaves and operators.
 
@@ -139,6 +145,7 @@ def masks(q_len: int, kv_len: int | None = None, *, max_leaves: int = 6) -> st.S
     return st.recursive(leaves(q_len, kv_len), combined, max_leaves=max_leaves)
 
 
+@_reused
 def multi_head_masks(
     q_len: int, kv_len: int | None = None, *, max_heads: int = 4
 ) -> st.SearchStrategy[MultiHead]:
@@ -161,7 +168,7 @@ def requests(draw: st.DrawFn, *, max_length: int = 64, multi_head: bool = True) 
     q_len, kv_len = draw(lengths(max_length)), draw(lengths(max_length))
     kinds = [masks(q_len, kv_len)] + ([multi_head_masks(q_len, kv_len)] if multi_head else [])
     mask = draw(st.one_of(kinds))
-    blocks = {name: draw(block_sizes()) for name in ("block_q", "block_kv")}
+    blocks: dict[str, Any] = {name: draw(block_sizes()) for name in ("block_q", "block_kv")}
     for name in ("block_q_dq", "block_kv_dq", "block_q_dkv", "block_kv_dkv"):
         if draw(st.booleans()):
             blocks[name] = draw(block_sizes())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+
 from maskc_cache.plan import BlockLists, Direction, Plan
 
 __all__ = ["DirectionSummary", "PlanSummary", "render", "summarize"]
@@ -154,7 +155,8 @@ def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str,
             f"{direction} empty": f"{part.empty:.2%}",
             f"{direction} partial": f"{part.partial:.2%}",
             f"{direction} full": f"{part.full:.2%}",
-            f"{direction} unique partial": f"{part.unique_partial:,} ({_bytes(part.partial_bytes)})",
+            f"{direction} stored": f"{part.unique_partial:,} unique partial, "
+            f"{_bytes(part.partial_bytes)}",
             f"{direction} lists": _bytes(part.list_bytes),
         }
     for table, text in summary.tables.items():

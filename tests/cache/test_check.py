@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from maskc_cache import PlanCorruptError, check_ranges, verify
 
 
@@ -83,7 +84,7 @@ def swap(array):
         ("small", "fwd.partial_blocks", swap, "dq.partial_blocks: not the same blocks as fwd's"),
         ("small", "fwd.partial_id", swap, "fwd.partial_id: not numbered by first appearance"),
         ("shared", "dkv.full_idx", put(-1, 0), "dkv"),
-        ("shared", "splash_fwd.mask_next", lambda _: None, "present iff something is partial"),
+        ("shared", "splash_fwd.mask_next", lambda _: None, "mask_next is present iff"),
     ],
 )
 def test_a_broken_invariant_is_refused(plans, name, section, change, message):

@@ -12,6 +12,8 @@ import xxhash
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+
+from maskc import Causal, compile_mask, compile_request, strategies
 from maskc_cache import (
     NotAPlanError,
     PlanCorruptError,
@@ -23,8 +25,6 @@ from maskc_cache import (
     verify,
     write_plan,
 )
-
-from maskc import Causal, compile_mask, compile_request, strategies
 
 
 @given(strategies.requests(max_length=40), st.booleans())
@@ -185,12 +185,12 @@ def test_bombs_are_refused_before_memory_is_taken(small_plan):
 
 def test_a_zstd_frame_must_declare_its_size(small_plan, monkeypatch):
     packed = zstandard.ZstdCompressor(level=3).compress(bytes(1 << 20))
-    monkeypatch.setattr("maskc_cache.format._compressed", lambda name, data: (1, packed))
+    monkeypatch.setattr("maskc_cache.format._compressed", lambda *_: (1, packed))
     with pytest.raises(PlanCorruptError, match="the zstd frame is not of"):
         decode(encode(small_plan))
 
 
-def test_raw_images_are_the_same_bytes_in_every_process(small_plan):
+def test_raw_images_are_the_same_bytes_in_every_process():
     program = (
         "import hashlib; from maskc import *; from maskc.cache import encode;"
         "heads = MultiHead([Causal(), Local(3, 1) & Documents([0, 9, 20])]);"
@@ -230,7 +230,7 @@ def test_write_plan_replaces_and_leaves_nothing_behind(small_plan, tmp_path):
     assert os.listdir(tmp_path) == ["plan.plan"]  # noqa: PTH208
 
 
-def test_files_are_small(tmp_path):
+def test_files_are_small():
     plan = compile_mask(Causal(), q_len=131072, block_q=512, block_kv=512, splash=False)
     assert len(encode(plan)) < 8_000
     assert len(encode(plan, compress=False)) > 100_000

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from maskc_cache import Plan, PlanError, blocks_along, smallest_dtype
 
 from maskc import Causal, Local, compile_mask
+from maskc_cache import Plan, PlanError, blocks_along, smallest_dtype
 
 
 def test_smallest_dtype_is_splash_s_downcast_rule():

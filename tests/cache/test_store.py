@@ -7,10 +7,10 @@ import stat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from maskc_cache import Entry, Store, StoreError, default_root, encode
-from maskc_cache import store as store_module
 
 from maskc import Causal, CompileRequest, Local, compile_cached, compile_mask
+from maskc_cache import Entry, Store, StoreError, default_root, encode
+from maskc_cache import store as store_module
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def test_another_canonical_form_is_a_miss(store, small_plan):
     assert store.get(small_plan.key, small_plan.canonical) == small_plan
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:70] + b"!" + b[71:]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda _: b"", lambda b: b[:70] + b"!" + b[71:]]
+)
 def test_a_damaged_entry_is_a_miss_and_heals(store, small_plan, damage):
     path = store.put(small_plan)
     path.write_bytes(damage(path.read_bytes()))

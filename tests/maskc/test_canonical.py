@@ -130,7 +130,10 @@ def test_alignment_is_bound_to_the_lengths():
         (Segments([0] * 8), r"Segments.kv_ids: expected kv_len=9 ids, got 8 \(pass kv_ids where"),
         (Documents([0, 9]), "Documents.cu_seqlens: the documents end at 9, past the length 8"),
         (Dense(np.ones((9, 8), bool)), r"Dense.mask: expected shape \(8, 9\), got \(9, 8\)"),
-        (Blocks(np.ones((2, 2), bool), 4), r"Blocks.pattern: expected shape \(2, 3\), got \(2, 2\)"),
+        (
+            Blocks(np.ones((2, 2), bool), 4),
+            r"Blocks.pattern: expected shape \(2, 3\), got \(2, 2\)",
+        ),
     ],
 )
 def test_arrays_must_fit_the_lengths(mask, message):

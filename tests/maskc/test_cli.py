@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from maskc_cache import Store, read_plan
 
 SPEC = """
@@ -39,6 +40,7 @@ def maskc(folder):
             | environment,
             capture_output=True,
             text=True,
+            check=False,
         )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
@@ -107,7 +109,10 @@ def test_mistakes_get_one_clear_line(maskc, folder):
         (["compile", "none.yaml"], "none.yaml: cannot read the spec: No such file or directory"),
         (["compile", "dir"], "dir: cannot read the spec: Is a directory"),
         (["compile", "bad.yaml"], "bad.yaml:5:1: blok_q: unknown key; expected one of"),
-        (["compile", "spec.yaml", "--plan", "x"], "spec.yaml: no plan 'x'; expected one of local, m"),
+        (
+            ["compile", "spec.yaml", "--plan", "x"],
+            "spec.yaml: no plan 'x'; expected one of local, m",
+        ),
         (["compile", "spec.yaml", "-o", "/proc/none"], "cannot write the plan"),
         (["show", "none.plan"], "none.plan: no such file, and not a key"),
         (["show", "bad.plan"], "bad.plan: not a plan file"),

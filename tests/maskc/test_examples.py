@@ -22,7 +22,7 @@ SIZES = re.compile(r"(?<=[\s{])(q_len|block_q|block_kv|left|chunked_causal|prefi
 
 
 def shortened(path, folder):
-    """The example with lengths, blocks and mask sizes divided, so that a dense oracle can follow."""
+    """The example with lengths, blocks and sizes divided, so that a dense oracle can follow."""
     text = path.read_text()
     if path.stem == "bigbird":
         return folder / path.name  # 4,096 tokens by its patterns, and a small oracle's worth

@@ -106,7 +106,7 @@ def test_a_mask_has_no_truth_value():
 @pytest.mark.parametrize("other", [None, 3, np.ones((2, 2), bool), "causal"])
 def test_operators_refuse_what_is_not_a_mask(other):
     for combine in (lambda: Causal() & other, lambda: Causal() - other, lambda: other | Causal()):
-        with pytest.raises(TypeError, match="unsupported operand|does not support ufuncs"):
+        with pytest.raises(TypeError, match=r"unsupported operand|does not support ufuncs"):
             combine()
 
 
@@ -126,7 +126,10 @@ def test_operators_refuse_what_is_not_a_mask(other):
         (lambda: Documents([1, 2]), r"Documents.cu_seqlens: expected offsets \[0, ...\]"),
         (lambda: Documents([0, 3, 2]), "Documents.cu_seqlens: expected offsets"),
         (lambda: Documents([0, 3], [0, 2, 3]), "kv_cu_seqlens: expected 2 offsets like cu_seqlens"),
-        (lambda: Dense(np.ones((2, 2))), r"Dense.mask: expected a non-empty 2-D bool array, got fl"),
+        (
+            lambda: Dense(np.ones((2, 2))),
+            r"Dense.mask: expected a non-empty 2-D bool array, got fl",
+        ),
         (lambda: Dense(np.ones((0, 2), bool)), "Dense.mask: expected a non-empty 2-D bool array"),
         (lambda: Blocks([[True]], 0), "Blocks.block_q: expected an integer >= 1"),
         (lambda: Random(1.5), "Random.sparsity: expected a number from 0 to 1"),

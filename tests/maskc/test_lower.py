@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from dense_oracle import dense
 from hypothesis import given
-from maskc_cache.check import verify
-from maskc_cache.plan import BlockState
 
 from maskc import Causal, Documents, Full, Local, MultiHead, Random, compile_mask, strategies
 from maskc.compile import compile_request
 from maskc.expr import Empty
+from maskc_cache.check import verify
+from maskc_cache.plan import BlockState
 
 
 def classified(mask, grid):
@@ -73,7 +73,9 @@ def test_long_rows_are_lowered_strip_by_strip(mask, monkeypatch):
 
 def test_progress_reaches_the_end_and_never_falls():
     calls = []
-    request = strategies.CompileRequest(Causal(), q_len=512, block_q=64, block_kv=64, block_q_dkv=32)
+    request = strategies.CompileRequest(
+        Causal(), q_len=512, block_q=64, block_kv=64, block_q_dkv=32
+    )
     compile_request(request, lambda done, total: calls.append((done, total)))
     assert calls[-1] == (24, 24)
     assert calls == sorted(calls)
