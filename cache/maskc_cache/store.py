@@ -3,7 +3,8 @@
     <root>/v<major>/<first two digits>/<key>.plan
     <root>/v<major>/quarantine/          what turned out to be damaged
 
-The first writer of a key wins, and others keep their own bytes. Readers take no lock.
+The first writer of a key wins, and others keep their own bytes. Readers take no lock. Plans of more
+than `MAX_DECODED` bytes are not kept, since readers would refuse them.
 """
 
 from __future__ import annotations
@@ -12,23 +13,28 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import platformdirs
 
-from maskc_cache.errors import NotAPlanError, PlanCorruptError, PlanVersionError, StoreError
-from maskc_cache.format import MAJOR, encode, read_plan
-from maskc_cache.plan import Plan
+from maskc_cache.errors import PlanError, StoreError
+from maskc_cache.format import MAJOR, MAX_DECODED, encode, read_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from maskc_cache.plan import Plan
 
 __all__ = ["Entry", "Store", "default_root"]
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _MISSES = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EACCES, errno.EPERM}
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
+_NOT_A_FILE = {errno.ELOOP, errno.EISDIR}  # a planted link or directory
 _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_PROC = {errno.ENOENT, errno.EXDEV}
 
 
 def default_root() -> Path:
@@ -80,7 +86,10 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether there is a file for the key; only `get` tells whether it is good."""
-        return self.path(key).is_file()
+        try:
+            return self.path(key).is_file()
+        except OSError:
+            return False
 
     def get(self, key: str, canonical: bytes | None = None, *, mmap: bool = False) -> Plan | None:
         """The plan of a key, verified, or None.
@@ -98,13 +107,11 @@ class Store:
         path = self.path(key)
         try:
             plan = read_plan(path, mmap=mmap, follow_symlinks=False)
-        except PlanVersionError:
-            return None
-        except (PlanCorruptError, NotAPlanError):
+        except PlanError:
             self._quarantine(path)
             return None
         except OSError as error:
-            if error.errno == errno.ELOOP:
+            if error.errno in _NOT_A_FILE:
                 self._quarantine(path)
             elif error.errno not in _MISSES:
                 raise StoreError(f"{path}: {error.strerror}") from error
@@ -125,11 +132,13 @@ class Store:
         """
         path = self.path(plan.key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if not path.is_file():
-                _publish(encode(plan), path)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror or error}") from error
+                image = _image(plan)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _publish(image, path)
+        except (OSError, PlanError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"{path}: {reason}") from error
         return path
 
     def remove(self, key: str) -> bool:
@@ -150,11 +159,11 @@ class Store:
     def list(self) -> Iterator[Entry]:
         """The entries, in the order of their keys."""
         for path in sorted(self._home.glob("??/*.plan")):
-            if _KEY.fullmatch(path.stem):
+            if _KEY.fullmatch(path.stem) and path == self.path(path.stem):
                 try:
                     status = path.stat()
-                except FileNotFoundError:
-                    continue  # removed since it was listed
+                except OSError:
+                    continue  # removed since it was listed, or not ours to see
                 yield Entry(path.stem, path, status.st_size, status.st_mtime)
 
     def find(self, prefix: str) -> Sequence[str]:
@@ -171,6 +180,13 @@ class Store:
             return
 
 
+def _image(plan: Plan) -> bytes:
+    size = sum(array.nbytes for _, array in plan.arrays())
+    if size > MAX_DECODED:
+        raise PlanError(f"{size:,} bytes decoded, more than the {MAX_DECODED:,} that readers take")
+    return encode(plan)
+
+
 def _publish(image: bytes, path: Path) -> None:
     """Make `path` hold `image` in one step, or leave it to whoever was first."""
     try:
@@ -183,13 +199,15 @@ def _publish(image: bytes, path: Path) -> None:
     with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
         _write(file, image)
         try:
-            os.link(f"/proc/self/fd/{descriptor}", path, follow_symlinks=True)
+            # src_dir_fd has no meaning for an absolute path, but with one Python calls linkat,
+            # which unlike link follows the magic link to the unnamed file
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
         except FileExistsError:
             return
         except OSError as error:
-            if error.errno not in {*_NO_LINK, errno.ENOENT, errno.EXDEV}:
+            if error.errno not in _NO_LINK | _NO_PROC:
                 raise
-            _publish_named(image, path)  # no /proc here, or no links
+            _publish_named(image, path)
 
 
 def _publish_named(image: bytes, path: Path) -> None:

@@ -1,6 +1,6 @@
 """What programs call: load a plan, attend under it."""
 
-from maskc_runtime.attention import attention
+from maskc_runtime.dispatch import attention
 from maskc_runtime.errors import (
     ArgumentShapeError,
     ArgumentTypeError,

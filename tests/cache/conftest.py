@@ -25,6 +25,7 @@ def plans(small_plan):
             Causal(), q_len=30, block_q=8, block_kv=8, block_q_dq=4, block_kv_dq=6, block_q_dkv=4,
             block_kv_dkv=6,
         ),
+        "ragged": compile_mask(Causal(), q_len=20, kv_len=13, block_q=8, block_kv=8),
         "sharded": compile_mask(
             Local(9, 0), q_len=64, heads=4, block_q=8, block_kv=8, head_shards=2, q_seq_shards=2
         ),

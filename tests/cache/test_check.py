@@ -1,11 +1,13 @@
 """Every index of a plan is inside its array, and every invariant is checked."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from maskc_cache import PlanCorruptError, check_ranges, verify
+from maskc import Empty, compile_mask
+from maskc_cache import PlanCorruptError, PlanError, check_ranges, encode, verify
 
 
 def changed(plan, section, change):
@@ -20,7 +22,7 @@ def changed(plan, section, change):
 
 def put(at, value):
     def change(array):
-        array.flat[at] = value
+        (array if isinstance(at, tuple) else array.flat)[at] = value
         return array
 
     return change
@@ -36,24 +38,38 @@ def test_real_plans_hold(plans):
     [
         ("head_mask", put(0, 1), "head_mask: masks are not numbered by first use"),
         ("head_mask", lambda a: a[:0], "head_mask: expected one head or more"),
+        ("head_mask", lambda a: np.array(a[0]), r"head_mask: expected shape \[any\], got \[\]"),
         ("head_mask", lambda a: a.astype(np.int8), "head_mask: expected dtype int32, got int8"),
         ("fwd.full_ptr", put(0, 1), "fwd.full_ptr: expected offsets that rise from 0 to"),
         ("fwd.full_ptr", put(-1, 99), "fwd.full_ptr: expected offsets that rise"),
         ("fwd.full_ptr", put(2, -4), "fwd.full_ptr: expected offsets that rise"),
         ("fwd.full_ptr", lambda a: a[:-1], r"fwd.full_ptr: expected shape \[7\], got \[6\]"),
-        ("fwd.full_idx", put(0, 5), "fwd.full_idx: expected values from 0 to 4, got 5 at 0"),
+        ("fwd.full_idx", put(0, 5), r"values from 0 to 4, got 5 at 0 \(mask 0, row 1\)"),
         ("fwd.full_idx", put(-1, -1), "fwd.full_idx: expected values from 0 to 4, got -1"),
         ("fwd.full_idx", lambda a: a.astype(np.int64), "expected dtype int8, int16, int32"),
         ("dkv.partial_idx", put(0, 5), "dkv.partial_idx: expected values from 0 to 4"),
         ("dq.partial_id", put(0, 100), "dq.partial_id: expected values from 0 to"),
         ("fwd.partial_id", lambda a: a[:-1], "fwd.partial_id: expected shape"),
         ("fwd.partial_blocks", lambda a: a[:, :-1], "fwd.partial_blocks: expected shape"),
+        (
+            "fwd.partial_blocks",
+            lambda a: np.array(a[0, 0, 0]),
+            "fwd.partial_blocks: expected shape",
+        ),
+        (
+            "fwd.partial_blocks",
+            lambda a: a[:0],
+            r"fwd.partial_id: expected no values, got 10 at 17",
+        ),
         ("splash_fwd.block_mask", put(0, 3), "splash_fwd.block_mask: expected values from 0 to 2"),
         ("splash_fwd.data_next", put(0, 5), "splash_fwd.data_next: expected values from 0 to 4"),
         ("splash_dkv.data_next", put(0, -1), "splash_dkv.data_next: expected values from 0"),
         ("splash_dkv.mask_next", put(0, 100), "splash_dkv.mask_next: expected values from 0"),
         ("splash_dkv.mask_next", lambda a: a[..., :-1], "splash_dkv.mask_next: expected shape"),
+        ("splash_fwd.data_next", put(-1, 9), r"got 9 at \[1, 2, 4\]"),
         ("splash_fwd.block_mask", lambda a: a[:, :1], "does not fit 3 x 5 blocks"),
+        ("splash_fwd.block_mask", lambda a: a[..., :0], "does not fit 3 x 5 blocks"),
+        ("splash_fwd.block_mask", lambda a: a[..., [0] * 6], "does not fit 3 x 5 blocks"),
         ("splash_fwd.block_mask", lambda a: a[0], r"expected \[heads or head_shards, ...\]"),
     ],
 )
@@ -84,10 +100,84 @@ def swap(array):
         ("small", "fwd.partial_blocks", swap, "dq.partial_blocks: not the same blocks as fwd's"),
         ("small", "fwd.partial_id", swap, "fwd.partial_id: not numbered by first appearance"),
         ("shared", "dkv.full_idx", put(-1, 0), "dkv"),
-        ("shared", "splash_fwd.mask_next", lambda _: None, "mask_next is present iff"),
+        ("shared", "splash_fwd.mask_next", lambda _: None, "present iff something is partial"),
+        ("shared", "splash_fwd.block_mask", put(0, 2), r"row 0: not the blocks of mask 0 \(full"),
+        ("shared", "splash_fwd.data_next", put(4, 1), r"row 0: not the blocks of mask 0 \(full"),
+        ("shared", "splash_dkv.data_next", put(-1, 0), r"row 0: not the blocks of mask 0 \(par"),
+        ("small", "splash_fwd.mask_next", put(0, 1), r"row 0: not the blocks of mask 0 \(mask_n"),
+        ("sharded", "splash_dkv.data_next", put(0, 1), "not the blocks of mask 0"),
+        ("ragged", "fwd.partial_blocks", put((2, 7, 0), 255), "attends beyond q_len=20"),
+        ("ragged", "fwd.partial_blocks", put((1, 0, 0), 127), "attends beyond kv_len=13"),
     ],
 )
 def test_a_broken_invariant_is_refused(plans, name, section, change, message):
     plan = changed(plans[name], section, change)
     with pytest.raises(PlanCorruptError, match=message):
         verify(plan)
+
+
+def test_a_full_block_beyond_the_lengths_is_refused(plans):
+    plan = dataclasses.replace(plans["full"], kv_len=6, splash_fwd=None, splash_dkv=None)
+    with pytest.raises(PlanCorruptError, match=r"fwd.full_idx: a block attends beyond kv_len=6"):
+        verify(plan)
+
+
+def test_heads_must_split_into_their_shards(plans):
+    plan = dataclasses.replace(plans["sharded"], head_shards=3)
+    with pytest.raises(PlanCorruptError, match="in each of 3 equal shards, got 4"):
+        check_ranges(plan)
+
+
+@pytest.mark.parametrize(
+    ("direction", "copy"),
+    [
+        ("dq", lambda plan: dataclasses.replace(plan.fwd)),
+        (
+            "dkv",
+            lambda plan: dataclasses.replace(
+                plan.dkv, partial_blocks=plan.dkv.partial_blocks.copy()
+            ),
+        ),
+    ],
+)
+def test_equal_parts_are_one_object(plans, direction, copy):
+    plan = dataclasses.replace(plans["shared"], **{direction: copy(plans["shared"])})
+    with pytest.raises(PlanCorruptError, match=f"{direction}: a copy of fwd"):
+        verify(plan)
+    with pytest.raises(PlanError, match=r"a copy.*; it must be the same object"):
+        encode(plan)
+
+
+def test_a_change_after_the_digest_was_computed_is_seen(plans):
+    plan = dataclasses.replace(plans["no splash"], splash_fwd=plans["shared"].splash_fwd)
+    plan = changed(plan, "splash_fwd.data_next", lambda array: array)
+    assert plan.digest
+    spare = plan.splash_fwd.block_mask == 0
+    plan.splash_fwd.data_next.flags.writeable = True
+    plan.splash_fwd.data_next[spare] = 1  # a place that no invariant speaks of
+    with pytest.raises(PlanCorruptError, match="digest: an array was changed"):
+        verify(plan)
+
+
+def test_long_lengths_in_a_short_file_take_no_memory():
+    """Lengths are only numbers in a header: nothing may be allocated by them."""
+    plan = compile_mask(Empty(), q_len=4, kv_len=4, block_q=4, block_kv=4, splash=False)
+    wide = np.dtype(np.int32)
+    lists = dataclasses.replace(
+        plan.fwd,
+        block_kv=1,
+        full_idx=plan.fwd.full_idx.astype(wide),
+        partial_idx=plan.fwd.partial_idx.astype(wide),
+        partial_blocks=np.zeros((0, 4, 1), np.uint8),
+    )
+    plan = dataclasses.replace(plan, kv_len=2**31 - 1, fwd=lists, dq=lists)
+    with pytest.raises(PlanCorruptError, match=r"dkv.full_ptr: expected shape"):
+        verify(plan)
+    plan = dataclasses.replace(plan, dkv=dataclasses.replace(plan.dkv, block_kv=2**31 - 1))
+    blocks = np.zeros((0, 4, 2**28), np.uint8)
+    plan = dataclasses.replace(plan, dkv=dataclasses.replace(plan.dkv, partial_blocks=blocks))
+    tracemalloc.start()
+    verify(plan)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20

@@ -1,15 +1,27 @@
 """The store: publish once, read verified, heal what is damaged."""
 
-import multiprocessing
+import dataclasses
+import errno
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskc import Causal, CompileRequest, Local, compile_cached, compile_mask
-from maskc_cache import Entry, Store, StoreError, default_root, encode
+from maskc import Causal, CompileRequest, compile_cached, compile_mask
+from maskc_cache import (
+    Entry,
+    PlanVersionError,
+    Store,
+    StoreError,
+    default_root,
+    encode,
+    read_plan,
+)
 from maskc_cache import store as store_module
 
 
@@ -109,7 +121,13 @@ def test_the_umask_is_respected(store, small_plan):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize("broken", [["O_TMPFILE"], ["O_TMPFILE", "link"]])
+def test_the_usual_way_to_publish_writes_once(store, small_plan, monkeypatch):
+    monkeypatch.setattr(store_module, "_publish_named", None)
+    store.put(small_plan)
+    assert store.get(small_plan.key) == small_plan
+
+
+@pytest.mark.parametrize("broken", [["O_TMPFILE"], ["O_TMPFILE", "link"], ["link"]])
 def test_other_ways_to_publish(store, small_plan, monkeypatch, broken):
     """File systems without O_TMPFILE, or without hard links."""
     if "O_TMPFILE" in broken:
@@ -123,6 +141,84 @@ def test_other_ways_to_publish(store, small_plan, monkeypatch, broken):
     path = store.put(small_plan)
     assert store.get(small_plan.key) == small_plan
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_the_first_writer_wins(store, small_plan, monkeypatch):
+    path = store.put(small_plan)
+    first = path.read_bytes()
+    monkeypatch.setattr(type(path), "is_file", lambda _: False)  # as if it came in between
+    other = dataclasses.replace(small_plan, compiler="somebody else's")
+    for tmpfile in (os.O_TMPFILE, os.O_DIRECTORY):
+        monkeypatch.setattr(store_module.os, "O_TMPFILE", tmpfile)
+        assert store.put(other) == path
+    assert path.read_bytes() == first
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+
+
+def test_a_directory_in_an_entry_s_place_heals(store, small_plan):
+    store.path(small_plan.key).mkdir(parents=True)
+    assert store.get(small_plan.key) is None
+    store.put(small_plan)
+    assert store.get(small_plan.key) == small_plan
+
+
+def test_a_file_of_another_version_heals(store, small_plan):
+    path = store.put(small_plan)
+    image = bytearray(path.read_bytes())
+    image[8] = 9
+    image[56:64] = xxhash.xxh3_64(image[:56]).digest()[::-1]
+    path.write_bytes(image)
+    with pytest.raises(PlanVersionError, match=r"format 9\.0"):
+        read_plan(path)
+    assert store.get(small_plan.key) is None
+    store.put(small_plan)
+    assert store.get(small_plan.key) == small_plan
+
+
+def test_running_out_of_descriptors_is_no_damage(store, small_plan, monkeypatch):
+    path = store.put(small_plan)
+    with monkeypatch.context() as context:
+        context.setattr(store_module, "read_plan", raises(OSError(errno.EMFILE, "Too many files")))
+        with pytest.raises(StoreError, match="Too many files"):
+            store.get(small_plan.key)
+        context.setattr(store_module, "read_plan", raises(OSError(errno.EACCES, "Not yours")))
+        assert store.get(small_plan.key) is None
+    assert path.is_file()
+
+
+def raises(error):
+    def function(*_args, **_options):
+        raise error
+
+    return function
+
+
+def test_only_entries_in_their_place_are_listed(store, small_plan):
+    path = store.put(small_plan)
+    strange = store.path("ab" + "0" * 30).parent
+    strange.mkdir(exist_ok=True)
+    for name in (path.name, "x.plan", ".hidden.tmp"):
+        (strange / name).write_bytes(b"")
+    assert [entry.key for entry in store.list()] == [small_plan.key]
+
+
+def test_a_plan_that_no_reader_would_take_is_not_stored(store, small_plan, monkeypatch):
+    large = dataclasses.replace(small_plan, canonical=bytes(1 << 18))
+    with pytest.raises(StoreError, match=r"needs a header of"):
+        store.put(large)
+    monkeypatch.setattr(store_module, "MAX_DECODED", 100)
+    with pytest.raises(StoreError, match=r"bytes decoded, more than the 100 that readers take"):
+        store.put(small_plan)
+    assert not store.root.exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(store, small_plan, monkeypatch):
+    monkeypatch.setattr(store_module.os, "fdatasync", raises(OSError(errno.ENOSPC, "No space")))
+    for tmpfile in (os.O_TMPFILE, os.O_DIRECTORY):
+        monkeypatch.setattr(store_module.os, "O_TMPFILE", tmpfile)
+        with pytest.raises(StoreError, match="No space"):
+            store.put(small_plan)
+    assert not [path for path in store.root.rglob("*") if path.is_file()]
 
 
 def test_a_store_that_cannot_be_written_costs_a_warning(tmp_path):
@@ -149,22 +245,29 @@ def test_compile_cached_hits_the_second_time(store):
     assert compile_cached(request, store, force=True) == (first, False)
 
 
-def _race(root, seed):
-    store = Store(root)
-    wrong = 0
-    for turn in range(40):
-        width = (seed * 7 + turn) % 8
-        plan = compile_mask(Local(width, 0), q_len=64, block_q=16, block_kv=16)
-        if turn % 2:
-            store.put(plan)
-        found = store.get(plan.key, plan.canonical)
-        wrong += found is not None and found != plan
-    return wrong
+RACE = """
+import sys
+from maskc import Local, compile_mask
+from maskc_cache import Store
+
+store, seed, wrong = Store(sys.argv[1]), int(sys.argv[2]), 0
+for turn in range(40):
+    plan = compile_mask(Local((seed * 7 + turn) % 8, 0), q_len=64, block_q=16, block_kv=16)
+    if turn % 2:
+        store.put(plan)
+    found = store.get(plan.key, plan.canonical)
+    wrong += found is not None and found != plan
+sys.exit(wrong)
+"""
 
 
 def test_processes_that_race_get_the_right_plan_or_a_miss(tmp_path):
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        assert pool.starmap(_race, [(tmp_path, seed) for seed in range(8)]) == [0] * 8
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACE, tmp_path, str(seed)], env=environment)
+        for seed in range(4)
+    ]
+    assert [racer.wait(timeout=120) for racer in racers] == [0] * 4
     assert len(list(Store(tmp_path).list())) == 8
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from dense_oracle import dense
 from hypothesis import given
+from hypothesis import strategies as st
 
 from maskc import Causal, Documents, Full, Local, MultiHead, Random, compile_mask, strategies
 from maskc.compile import compile_request
@@ -36,6 +37,30 @@ def test_every_direction_is_the_oracle(request):
             state = lists.states(rows, columns)[0][plan.head_mask[head]]
             state = state.T if direction == "dkv" else state
             np.testing.assert_array_equal(state, classified(expected, lists.blocks))
+
+
+@given(st.data())
+def test_the_laws_of_the_algebra_hold_for_plans(data):
+    """Both sides of each law are compiled, and their block lists read back."""
+    a, b, c = (data.draw(strategies.masks(12, 10, max_leaves=3)) for _ in "abc")
+
+    def same(left, right):
+        plans = [
+            compile_mask(mask, q_len=12, kv_len=10, block_q=4, block_kv=3) for mask in (left, right)
+        ]
+        assert plans[0] == plans[1]
+        np.testing.assert_array_equal(plans[0].to_dense(), plans[1].to_dense())
+
+    same(~(a & b), ~a | ~b)
+    same(~(a | b), ~a & ~b)
+    same(~~a, a)
+    same(a & (b | c), (a & b) | (a & c))
+    same(a | (b & c), (a | b) & (a | c))
+    same(a ^ b, (a - b) | (b - a))
+    same(a & (b ^ c), (a & b) ^ (a & c))
+    same(a - (b | c), (a - b) & (a - c))
+    same(a & (a | b), a)
+    same(a & ~a, Empty())
 
 
 def test_partial_blocks_are_stored_once_and_numbered_by_first_appearance():

@@ -1,0 +1,285 @@
+"""The preamble, the header and the layout of a plan file: what stands where, and what is refused.
+
+    0   8  magic 89 'M' 'K' 'P' 0D 0A 1A 0A
+    8   2  u16 major version            10  2  u16 minor version
+    12  4  u32 header length            16  8  u64 file length
+    24  4  u32 number of sections       28  4  u32 flags, all zero
+    32 16  XXH3-128 of the header       48  8  reserved, zero
+    56  8  XXH3-64 of bytes 0 to 55
+    64     header: canonical msgpack {"meta": {...}, "sections": [[name, dtype, shape, codec,
+           offset, bytes, XXH3-64 of the stored bytes], ...]}
+    ..     sections in name order, each at the next multiple of 64, gaps zero, no trailing bytes
+
+Everything is little endian. A later minor version may add fields to "meta", nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from maskc_cache.errors import NotAPlanError, PlanCorruptError, PlanError, PlanVersionError
+from maskc_cache.plan import key_of, pack
+
+__all__ = [
+    "ALIGNMENT",
+    "DELTA",
+    "DTYPES",
+    "MAGIC",
+    "MAJOR",
+    "MAX_HEADER",
+    "MINOR",
+    "RAW",
+    "ZSTD",
+    "Section",
+    "build_image",
+    "parse_image",
+]
+
+MAGIC = b"\x89MKP\r\n\x1a\n"
+MAJOR, MINOR = 1, 0
+ALIGNMENT = 64
+MAX_HEADER = 256 << 10
+RAW, ZSTD, DELTA = 0, 1, 2
+DTYPES = {name: np.dtype(f"<{name}") for name in ("i1", "i2", "i4", "u1")}
+
+_PREAMBLE = struct.Struct("<8sHHIQII16s8xQ")
+_MAX_SECTIONS = 256
+_MAX_ELEMENTS = 1 << 40  # of an array, empty dimensions aside; numpy can address as many
+_META = {
+    "blocks": list,
+    "canonical": bytes,
+    "compiler": str,
+    "digest": str,
+    "head_shards": int,
+    "key": str,
+    "kv_len": int,
+    "q_len": int,
+    "q_seq_shards": int,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One row of the header's section table.
+
+    Attributes:
+        name: of the array, as `Plan.arrays` gives it.
+        dtype: one of `DTYPES`.
+        shape: of the decoded array.
+        codec: `RAW`, `ZSTD` or `DELTA`.
+        offset: of the stored bytes in the file.
+        nbytes: how many bytes are stored.
+        check: their XXH3-64.
+    """
+
+    name: str
+    dtype: str
+    shape: list[int]
+    codec: int
+    offset: int
+    nbytes: int
+    check: int
+
+    @property
+    def stop(self) -> int:
+        """The offset behind the stored bytes."""
+        return self.offset + self.nbytes
+
+    @property
+    def decoded(self) -> int:
+        """How many bytes the array takes."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    @property
+    def place(self) -> str:
+        """What errors call it."""
+        return f"{self.name} (bytes {self.offset} to {self.stop - 1})"
+
+
+def _aligned(offset: int) -> int:
+    return offset + -offset % ALIGNMENT
+
+
+def _packed(meta: dict[str, Any], rows: list[Any]) -> bytes:
+    """The one spelling of a header."""
+    return pack({"meta": dict(sorted(meta.items())), "sections": rows})
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def build_image(
+    meta: dict[str, Any], stored: list[tuple[str, npt.NDArray[Any], int, bytes]]
+) -> bytes:
+    """The file of sections given as (name, array, codec, stored bytes), in name order.
+
+    Raises:
+        PlanError: the header is too large.
+    """
+    header, length = b"", -1
+    while len(header) != length:  # offsets widen with the header; they only grow, so this ends
+        length = len(header)
+        header = _packed(meta, _rows(stored, _PREAMBLE.size + length))
+    if length > MAX_HEADER:
+        raise PlanError(
+            f"the canonical form needs a header of {length:,} bytes, over {MAX_HEADER:,}; "
+            "give the mask as arrays instead of thousands of nodes"
+        )
+    image = bytearray(_PREAMBLE.size)
+    image += header
+    for _, _, _, content in stored:
+        image += bytes(_aligned(len(image)) - len(image))
+        image += content
+    _PREAMBLE.pack_into(
+        image, 0, MAGIC, MAJOR, MINOR, length, len(image), len(stored), 0,
+        xxhash.xxh3_128_digest(header), 0,
+    )  # fmt: skip
+    struct.pack_into("<Q", image, 56, xxhash.xxh3_64_intdigest(bytes(image[:56])))
+    return bytes(image)
+
+
+def _rows(stored: list[tuple[str, npt.NDArray[Any], int, bytes]], end: int) -> list[Any]:
+    rows = []
+    for name, array, codec, content in stored:
+        offset = _aligned(end)
+        check = xxhash.xxh3_64_intdigest(content)
+        dtype = array.dtype.str[1:]
+        rows.append([name, dtype, list(array.shape), codec, offset, len(content), check])
+        end = offset + len(content)
+    return rows
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def parse_image(
+    image: npt.NDArray[np.uint8], max_decoded: int
+) -> tuple[dict[str, Any], list[Section]]:
+    """The header's meta and sections, once everything but the sections' content is checked.
+
+    Args:
+        image: uint8 [file length].
+        max_decoded: refuse sections that decode to more bytes than this in total.
+
+    Raises:
+        NotAPlanError: the bytes are something else.
+        PlanVersionError: a version, flag, codec or dtype that this reader lacks.
+        PlanCorruptError: a length, checksum or type does not hold, or a byte is where none may be.
+        PlanError: more than `max_decoded`.
+    """
+    minor, n_sections, header = _checked_header(image)
+    meta, rows = _parsed_header(header)
+    _check_meta(meta, minor)
+    sections = [_section(row) for row in rows]
+    if len(sections) != n_sections:
+        raise PlanCorruptError(f"expected {n_sections} sections, got {len(sections)}")
+    if (decoded := sum(section.decoded for section in sections)) > max_decoded:
+        raise PlanError(f"decodes to {decoded:,} bytes, over the limit of {max_decoded:,}")
+    _check_layout(image, _PREAMBLE.size + len(header), sections)
+    return meta, sections
+
+
+def _checked_header(image: npt.NDArray[np.uint8]) -> tuple[int, int, bytes]:
+    """Minor version, section count and header bytes, once both of their checksums hold."""
+    start = image[: _PREAMBLE.size].tobytes()
+    if start[:8] != MAGIC[: len(start[:8])] or not start:
+        raise NotAPlanError("not a plan file (wrong magic bytes)")
+    if len(start) < _PREAMBLE.size:
+        raise PlanCorruptError(f"truncated inside the preamble, {len(start)} of 64 bytes")
+    _, major, minor, length, total, n_sections, flags, check, own = _PREAMBLE.unpack(start)
+    if own != xxhash.xxh3_64_intdigest(start[:56]):
+        raise PlanCorruptError("the preamble's checksum does not hold (bytes 0 to 63)")
+    if major != MAJOR:
+        raise PlanVersionError(f"format {major}.{minor}; this maskc reads {MAJOR}.x")
+    if flags:
+        raise PlanVersionError(f"flags {flags:#x} that this maskc does not know")
+    if any(start[48:56]):
+        raise PlanVersionError("reserved bytes that this maskc does not know (bytes 48 to 55)")
+    if total != len(image):
+        raise PlanCorruptError(f"expected a file of {total:,} bytes, got {len(image):,}")
+    if length > MAX_HEADER or _PREAMBLE.size + length > total or n_sections > _MAX_SECTIONS:
+        raise PlanCorruptError(f"a header of {length:,} bytes, {n_sections} sections cannot be")
+    header = image[_PREAMBLE.size : _PREAMBLE.size + length].tobytes()
+    if xxhash.xxh3_128_digest(header) != check:
+        raise PlanCorruptError(f"the header's checksum does not hold (bytes 64 to {63 + length})")
+    return minor, n_sections, header
+
+
+def _parsed_header(header: bytes) -> tuple[dict[str, Any], list[Any]]:
+    """The header's two parts. One spelling only: they must encode back to the same bytes."""
+    try:
+        document = msgpack.unpackb(header, strict_map_key=True, max_ext_len=0)
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        raise PlanCorruptError(f"the header is not msgpack: {error}") from None
+    if type(document) is not dict or document.keys() != {"meta", "sections"}:
+        raise PlanCorruptError("the header lacks 'meta' or 'sections'")
+    meta, rows = document["meta"], document["sections"]
+    if type(meta) is not dict or any(type(key) is not str for key in meta):
+        raise PlanCorruptError("the header's meta is not a map of names")
+    if type(rows) is not list:
+        raise PlanCorruptError("the header's sections are not a list")
+    try:
+        again = _packed(meta, rows)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise PlanCorruptError(f"the header cannot be written back: {error}") from None
+    if again != header:
+        raise PlanCorruptError("the header is not in canonical form")
+    return meta, rows
+
+
+def _check_meta(meta: dict[str, Any], minor: int) -> None:
+    if any(type(meta.get(name)) is not kind for name, kind in _META.items()):
+        raise PlanCorruptError("the header's meta has a field that is missing or of a wrong type")
+    if minor <= MINOR and len(meta) != len(_META):
+        raise PlanCorruptError(f"the header's meta has a field that format 1.{minor} lacks")
+    blocks = meta["blocks"]
+    if len(blocks) != 3 or any(type(pair) is not list or len(pair) != 2 for pair in blocks):
+        raise PlanCorruptError("meta.blocks: expected three pairs")
+    numbers = [meta[name] for name, kind in _META.items() if kind is int]
+    numbers += [number for pair in blocks for number in pair]
+    if any(type(number) is not int or not 0 < number < 2**31 for number in numbers):
+        raise PlanCorruptError("the header's meta has a number out of range")
+    if key_of(meta["canonical"]) != meta["key"]:
+        raise PlanCorruptError("meta.key is not the key of meta.canonical")
+
+
+def _section(row: object) -> Section:
+    types = [str, str, list, int, int, int, int]
+    if type(row) is not list or [type(value) for value in row] != types:
+        raise PlanCorruptError("the section table has a row of wrong types")
+    section = Section(*row)
+    if section.dtype not in DTYPES or section.codec not in {RAW, ZSTD, DELTA}:
+        raise PlanVersionError(
+            f"{section.name}: dtype {section.dtype!r} or codec {section.codec}, "
+            "which this maskc lacks"
+        )
+    shape = section.shape
+    if len(shape) > 3 or any(type(n) is not int or n < 0 for n in shape):
+        raise PlanCorruptError(f"{section.name}: {shape} is not a shape")
+    if not section.decoded and math.prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:
+        raise PlanCorruptError(f"{section.name}: {shape} is no shape of an empty array")
+    return section
+
+
+def _check_layout(image: npt.NDArray[np.uint8], end: int, sections: list[Section]) -> None:
+    """Sections in name order, one behind the other, with nothing between and behind them."""
+    names = [section.name for section in sections]
+    if sorted(set(names)) != names:
+        raise PlanCorruptError("the sections are not in name order")
+    for section in sections:
+        start = _aligned(end)
+        if section.offset != start or not 0 <= section.nbytes <= len(image) - start:
+            raise PlanCorruptError(f"{section.place}: does not lie where sections must")
+        if image[end:start].any():
+            raise PlanCorruptError(f"bytes {end} to {start - 1} are not zero")
+        end = section.stop
+    if end != len(image):
+        raise PlanCorruptError(f"{len(image) - end} bytes behind the last section")
