@@ -102,8 +102,8 @@ class PackedMask:
         return f"<bool{list(self.shape)} sha256:{self.bits.sha256.hex()[:12]}>"
 
 
-def frozen_integers(where: str, values: Any) -> FrozenArray:
-    """`values` as a 1-D int32 array.
+def frozen_integers(where: str, values: Any, *, empty: bool = False) -> FrozenArray:
+    """`values` as a 1-D int32 array, which may be of length 0 only with `empty`.
 
     Raises:
         MaskArgumentError: not 1-D, empty, not integers, or beyond int32.
@@ -111,8 +111,10 @@ def frozen_integers(where: str, values: Any) -> FrozenArray:
     if isinstance(values, FrozenArray):
         return values
     array = np.asarray(values)
+    if empty and array.shape == (0,):
+        return FrozenArray(array.astype(np.int32))
     if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.integer):
-        raise fail(where, "a non-empty 1-D array of integers", values)
+        raise fail(where, f"a {'' if empty else 'non-empty '}1-D array of integers", values)
     if array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min:
         raise fail(where, "integers that fit int32", values)
     return FrozenArray(array.astype(np.int32))

@@ -1,41 +1,50 @@
 """Bring equal masks to one form: bind to the lengths, then rewrite bottom-up.
 
-Binding replaces the leaves that are spellings of others, so that only Full, Empty, Local (a band
-of diagonals), ChunkedCausal, Rectangle, Segments, Dense, Blocks and Random remain. Each operator
-is then rebuilt by a constructor whose steps are identities, named beside them. Every constructor
-takes canonical operands and calls another one only on parts of them, so rewriting ends.
+Binding resolves alignments and offsets, and gives every leaf whose rows are few intervals its
+strip form (`strips`), which is the same for equal masks. Operators of strip forms are strip forms.
+What is left (Dense, Random, ...) keeps its node, and each operator over it is rebuilt by a
+constructor whose steps are identities, named beside them. Every constructor takes canonical
+operands and calls another one only on parts of them, so rewriting ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from maskc.arrays import FrozenArray, PackedMask
+from maskc.bind import band_of, check_intervals, rewritten, segment_ids
 from maskc.errors import MaskArgumentError
 from maskc.expr import (
     And,
     Blocks,
     Causal,
-    ChunkedCausal,
+    Chunked,
     Dense,
-    Documents,
+    Diagonals,
     Empty,
     Full,
+    Intervals,
+    Kron,
     Local,
     Mask,
     MultiHead,
     Not,
     Or,
-    Prefix,
     Random,
     Rectangle,
+    Remap,
     Segments,
+    Shift,
+    Strided,
+    Transpose,
     Xor,
 )
+from maskc.strip_leaves import strips_of
+from maskc.strips import AND, NOT, OR, XOR, Strips, combine
 from maskc_cache.plan import pack
 
 __all__ = ["canonical", "encode", "spans"]
@@ -63,8 +72,14 @@ def canonical(mask: Mask, q_len: int, kv_len: int) -> Mask:
             return _not(canonical(inner, *shape), shape)
         case MultiHead():
             raise TypeError("a MultiHead mask has one canonical form per head")
+        case Strips():
+            return mask
         case _:
-            return _leaf(mask, shape)
+            tree, final = rewritten(mask, shape, canonical)
+            if not final:
+                return canonical(tree, *shape)
+            leaf = _leaf(tree, shape)
+            return _folded(strips_of(leaf, shape), leaf)
 
 
 def encode(mask: Mask) -> bytes:
@@ -94,23 +109,23 @@ def _leaf(mask: Mask, shape: Shape) -> Mask:
     match mask:
         case Full() | Empty():
             return mask
-        case Causal(offset=offset, align=align):
-            return _band(None, offset + _corner(align, shape), shape)
-        case Local(left=left, right=right, offset=offset, align=align):
-            shift = offset + _corner(align, shape)
-            low = None if left is None else shift - left
-            return _band(low, None if right is None else shift + right, shape)
-        case ChunkedCausal(chunk=chunk):
-            return mask if chunk < max(shape) else _band(None, 0, shape)
-        case Prefix(length=length):
-            return _rectangle((0, q_len), (0, length), shape)
+        case Causal() | Local():
+            return _band(*band_of(mask, shape), shape)
         case Rectangle(q_start=q0, q_stop=q1, kv_start=k0, kv_stop=k1):
             q1, k1 = (q_len if q1 is None else q1), (kv_len if k1 is None else k1)
             return _rectangle((q0, q1), (k0, k1), shape)
-        case Segments(q_ids=q_ids, kv_ids=kv_ids):
-            return _segments(q_ids, q_ids if kv_ids is None else kv_ids, shape)
-        case Documents():
-            return _documents(mask, shape)
+        case Segments():
+            return _segments(*segment_ids(mask, shape))
+        case Intervals():
+            return _intervals(mask, shape)
+        case Diagonals(distances=distances):
+            return _diagonals(distances, shape)
+        case Strided(stride=stride, phase=phase):
+            return _strided(stride, phase, shape)
+        case Chunked(chunk=chunk, offset=offset):
+            offset %= chunk
+            whole = -offset // chunk == (max(shape) - 1 - offset) // chunk
+            return Full() if whole else Chunked(chunk, offset)
         case Dense(mask=dense):
             return _dense(mask, dense, shape, "Dense.mask")
         case Blocks(pattern=pattern, tile=(tile_q, tile_kv)):
@@ -118,11 +133,9 @@ def _leaf(mask: Mask, shape: Shape) -> Mask:
             return _dense(Blocks(pattern, tile_q, tile_kv), pattern, tiles, "Blocks.pattern")
         case Random(sparsity=sparsity):
             return {0.0: Full(), 1.0: Empty()}.get(sparsity, mask)
+        case Kron() | Shift() | Transpose() | Remap():
+            return mask
     raise TypeError(f"not a mask node: {mask!r}")
-
-
-def _corner(align: str, shape: Shape) -> int:
-    return shape[1] - shape[0] if align == "bottom_right" else 0
 
 
 def _band(low: int | None, high: int | None, shape: Shape) -> Mask:
@@ -147,15 +160,8 @@ def _rectangle(q: Shape, kv: Shape, shape: Shape) -> Mask:
     return Rectangle(q[0], q_stop, kv[0], kv_stop)
 
 
-def _segments(q_ids: FrozenArray, kv_ids: FrozenArray, shape: Shape) -> Mask:
+def _segments(q_ids: FrozenArray, kv_ids: FrozenArray) -> Mask:
     """Ids numbered by first appearance among the queries; one that lacks a partner is padding."""
-    for name, ids, length in (("q_ids", q_ids, shape[0]), ("kv_ids", kv_ids, shape[1])):
-        if len(ids) != length:
-            side = "q_len" if name == "q_ids" else "kv_len"
-            raise MaskArgumentError(
-                f"Segments.{name}: expected {side}={length} ids, got {len(ids)}"
-                + (" (pass kv_ids where q_len != kv_len)" if q_ids is kv_ids else "")
-            )
     shared, first = np.unique(q_ids.array, return_index=True)
     keep = (shared >= 0) & np.isin(shared, kv_ids.array)
     shared, first = shared[keep], first[keep]
@@ -174,20 +180,38 @@ def _segments(q_ids: FrozenArray, kv_ids: FrozenArray, shape: Shape) -> Mask:
     return Segments(FrozenArray(q_new), FrozenArray(kv_new))
 
 
-def _documents(mask: Documents, shape: Shape) -> Mask:
-    names = ("cu_seqlens", "kv_cu_seqlens")
-    offsets = (mask.cu_seqlens, mask.kv_cu_seqlens or mask.cu_seqlens)
-    ids = []
-    for name, cu, length in zip(names, offsets, shape, strict=True):
-        if cu.array[-1] > length:
-            raise MaskArgumentError(
-                f"Documents.{name}: the documents end at {cu.array[-1]}, past the length {length}"
-            )
-        numbers = np.full(length, -1, np.int32)
-        lengths = np.diff(cu.array)
-        numbers[: cu.array[-1]] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-        ids.append(FrozenArray(numbers))
-    return _segments(ids[0], ids[1], shape)
+def _intervals(mask: Intervals, shape: Shape) -> Mask:
+    """Cut to the keys; an empty interval is [kv_len, 0), so that it never widens a range."""
+    check_intervals(mask, shape[0])
+    starts, stops = (np.clip(a.array, 0, shape[1]) for a in (mask.starts, mask.stops))
+    empty = starts >= stops
+    if empty.all():
+        return Empty()
+    if not starts.any() and (stops == shape[1]).all():
+        return Full()
+    starts, stops = np.where(empty, np.int32(shape[1]), starts), np.where(empty, np.int32(0), stops)
+    return Intervals(FrozenArray(starts), FrozenArray(stops))
+
+
+def _diagonals(distances: FrozenArray, shape: Shape) -> Mask:
+    kept = np.unique(distances.array[(distances.array > -shape[1]) & (distances.array < shape[0])])
+    if not len(kept):
+        return Empty()
+    if len(kept) == kept[-1] - kept[0] + 1:  # diagonals side by side are a band
+        return _band(-int(kept[-1]), -int(kept[0]), shape)
+    return Diagonals(FrozenArray(kept))
+
+
+def _strided(stride: int, phase: int, shape: Shape) -> Mask:
+    if stride == 1:
+        return Full()
+    least = 1 - shape[1]
+    first = least + (phase - least) % stride
+    if first >= shape[0]:
+        return Empty()
+    if first + stride >= shape[0]:  # a single diagonal is a band
+        return _band(-first, -first, shape)
+    return Strided(stride, phase % stride)
 
 
 def _dense(mask: Mask, bits: PackedMask, shape: Shape, where: str) -> Mask:
@@ -214,44 +238,66 @@ def _not(mask: Mask, shape: Shape) -> Mask:
             return _or([_not(m, shape) for m in masks], shape)
         case Or(masks=masks):  # ~(a | b) = ~a & ~b
             return _and([_not(m, shape) for m in masks], shape)
-        case Local(left=None, right=int(right)):  # ~(d <= r) = (d >= r + 1)
-            return _band(right + 1, None, shape)
-        case Local(left=int(left), right=None):  # ~(d >= l) = (d <= l - 1)
-            return _band(None, -left - 1, shape)
-        case Local(left=int(left), right=int(right)):  # ~(a & b) = ~a | ~b, of its two sides
-            return _or([_band(None, -left - 1, shape), _band(right + 1, None, shape)], shape)
+        case Strips():  # the complement of a strip form is one
+            return _folded(combine(NOT, mask, mask), Not(mask))
         case _:
             return Not(mask)
 
 
+def _folded(strips: Strips | None, otherwise: Mask) -> Mask:
+    """A strip form as a node: constants by their own names, and no form as what it is of."""
+    if strips is None:
+        return otherwise
+    value = strips.value()
+    return strips if value is None else Full() if value else Empty()
+
+
 def _and(masks: Iterable[Mask], shape: Shape) -> Mask:
-    operands = _merge(_flatten(And, masks), _intersect, shape)
+    operands = _merged(AND, And, _flatten(And, masks))
     return _lattice(And, Or, operands, unit=Full(), zero=Empty(), shape=shape)
 
 
 def _or(masks: Iterable[Mask], shape: Shape) -> Mask:
-    operands = _merge(_flatten(Or, masks), _unite, shape)
+    operands = _merged(OR, Or, _flatten(Or, masks))
     return _lattice(Or, And, operands, unit=Empty(), zero=Full(), shape=shape)
+
+
+def _merged(table: int, kind: type[And | Or | Xor], masks: list[Mask]) -> list[Mask]:
+    """The strip forms among the operands of one operator are one strip form."""
+    strips = [m for m in masks if isinstance(m, Strips)]
+    rest = [m for m in masks if not isinstance(m, Strips)]
+    while len(strips) > 1:  # in pairs of neighbours, so that many small ones stay small for long
+        pairs = list(zip(strips[::2], strips[1::2], strict=False))
+        joined = [_folded(combine(table, a, b), kind((a, b))) for a, b in pairs]
+        last = strips[2 * len(pairs) :]
+        strips = [m for m in joined if isinstance(m, Strips)] + last
+        rest += [m for m in joined if not isinstance(m, Strips)]
+    return [*strips, *rest]
 
 
 _CONSTRUCTORS = {And: _and, Or: _or}
 
 
 def _xor(masks: Iterable[Mask], shape: Shape) -> Mask:
-    odd: dict[bytes, Mask] = {}
-    inverted = False
-    waiting = _flatten(Xor, masks)
+    inverted, parts, waiting = False, [], list(masks)
     while waiting:
-        operand = waiting.pop()
-        other = _not(operand, shape)
-        if _weight(other) < _weight(operand):  # ~a ^ b = ~(a ^ b): one of a, ~a stands for both
+        mask = waiting.pop()
+        if isinstance(mask, Not):  # ~a ^ b = ~(a ^ b)
+            inverted, mask = not inverted, mask.mask
+        if isinstance(mask, Xor):  # (a ^ b) ^ c = a ^ b ^ c
+            waiting.extend(mask.masks)
+        else:
+            parts.append(mask)
+    odd: dict[bytes, Mask] = {}
+    for part in _merged(XOR, Xor, parts):
+        operand, other = part, _not(part, shape)
+        if _weight(other) < _weight(operand):  # the same, where one of a, ~a stands for both
             inverted, operand = not inverted, other
-        if isinstance(operand, Xor):  # ~(a ^ b) ^ c = ~(a ^ b ^ c)
-            waiting.extend(operand.masks)
-        elif not isinstance(operand, Empty):  # a ^ Empty = a
-            code = encode(operand)
-            if odd.pop(code, None) is None:  # a ^ a = Empty
-                odd[code] = operand
+        if isinstance(operand, Empty):  # a ^ Empty = a
+            continue
+        code = encode(operand)
+        if odd.pop(code, None) is None:  # a ^ a = Empty
+            odd[code] = operand
     result = _ordered(Xor, odd, Empty())
     return _not(result, shape) if inverted else result
 
@@ -304,59 +350,6 @@ def _ordered(kind: type[And | Or | Xor], operands: dict[bytes, Mask], unit: Mask
     if len(operands) < 2:
         return next(iter(operands.values()), unit)
     return kind(tuple(operands[code] for code in sorted(operands)))
-
-
-# --- pairs of leaves that are one leaf ----------------------------------------------------------
-
-Pairing = Callable[[Mask, Mask, Shape], Mask | None]
-
-
-def _merge(masks: list[Mask], pair: Pairing, shape: Shape) -> list[Mask]:
-    """Replace two operands by one wherever `pair` knows how, until it knows no more."""
-    done: list[Mask] = []
-    waiting = sorted(masks, key=encode)
-    while waiting:
-        mask = waiting.pop(0)
-        for i, other in enumerate(done):
-            if (merged := pair(mask, other, shape)) is not None:
-                del done[i]
-                waiting.insert(0, merged)
-                break
-        else:
-            done.append(mask)
-    return done
-
-
-def _intersect(a: Mask, b: Mask, shape: Shape) -> Mask | None:
-    match a, b:
-        case Local(), Local():  # window & window = window
-            (low_a, high_a), (low_b, high_b) = _diagonals(a, shape), _diagonals(b, shape)
-            return _band(max(low_a, low_b), min(high_a, high_b), shape)
-        case Rectangle(), Rectangle():  # rectangle & rectangle = rectangle
-            (qa, ka), (qb, kb) = spans(a), spans(b)
-            q = (max(qa[0], qb[0]), min(qa[1], qb[1]))
-            return _rectangle(q, (max(ka[0], kb[0]), min(ka[1], kb[1])), shape)
-    return None
-
-
-def _unite(a: Mask, b: Mask, shape: Shape) -> Mask | None:
-    match a, b:
-        case Local(), Local():  # windows that touch unite to one window
-            (low_a, high_a), (low_b, high_b) = _diagonals(a, shape), _diagonals(b, shape)
-            if max(low_a, low_b) <= min(high_a, high_b) + 1:
-                return _band(min(low_a, low_b), max(high_a, high_b), shape)
-        case Rectangle(), Rectangle():  # rectangles side by side unite to one rectangle
-            (qa, ka), (qb, kb) = spans(a), spans(b)
-            if qa == qb and max(ka[0], kb[0]) <= min(ka[1], kb[1]):
-                return _rectangle(qa, (min(ka[0], kb[0]), max(ka[1], kb[1])), shape)
-            if ka == kb and max(qa[0], qb[0]) <= min(qa[1], qb[1]):
-                return _rectangle((min(qa[0], qb[0]), max(qa[1], qb[1])), ka, shape)
-    return None
-
-
-def _diagonals(band: Local, shape: Shape) -> Shape:
-    low = 1 - shape[0] if band.left is None else -band.left
-    return low, shape[1] - 1 if band.right is None else band.right
 
 
 def spans(rectangle: Rectangle) -> tuple[Shape, Shape]:

@@ -7,13 +7,27 @@ Each returns the value in its one stored type, or raises `MaskArgumentError` tha
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from maskc.errors import MaskArgumentError
 
-__all__ = ["at_least", "choice", "fail", "fraction", "integer", "optional_integer"]
+__all__ = [
+    "at_least",
+    "choice",
+    "fail",
+    "fraction",
+    "integer",
+    "optional_integer",
+    "per_axis",
+    "sizes",
+    "truth",
+]
+
+
+T = TypeVar("T")
 
 
 def fail(where: str, expected: str, got: object) -> MaskArgumentError:
@@ -47,6 +61,32 @@ def at_least(where: str, value: Any, least: int) -> int:
     if number < least:
         raise fail(where, f"an integer >= {least}", value)
     return number
+
+
+def sizes(where: str, value: Any, *, open_first: bool = False) -> tuple[int | None, ...]:
+    """`value` as a tuple of sizes >= 1; with `open_first` the first may be None."""
+    items = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    if not items:
+        raise fail(where, "one size per axis, like (64, 64)", value)
+    first = (None,) if open_first and items[0] is None else (at_least(where, items[0], 1),)
+    return first + tuple(at_least(where, item, 1) for item in items[1:])
+
+
+def per_axis(where: str, value: Any, axes: int, check: Callable[[str, Any], T]) -> tuple[T, ...]:
+    """`value` for each of `axes` axes: one for all of them, or a sequence of as many."""
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        return (check(where, value),) * axes
+    items = tuple(check(where, item) for item in value)
+    if len(items) != axes:
+        raise fail(where, f"one value, or {axes} like the axes", items)
+    return items
+
+
+def truth(where: str, value: Any) -> bool:
+    """`value` as a Python bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise fail(where, "True or False", value)
+    return bool(value)
 
 
 def fraction(where: str, value: Any) -> float:

@@ -15,6 +15,7 @@ import click
 
 from maskc.compile import compile_cached
 from maskc.lower import Progress
+from maskc.smem import splash_problem
 from maskc.spec import load_spec
 from maskc.summary import PlanSummary, render, summarize
 from maskc.version import __version__
@@ -76,6 +77,8 @@ def compile_command(
                 request, store, progress=progress, warn=_warn, force=force
             )
         seconds = time.perf_counter() - started
+        if problem := splash_problem(compiled):
+            _warn(f"plan {name}: {problem}")
         path = store.path(compiled.key) if store.has(compiled.key) else None
         if output is not None:
             path = _write(compiled, output / f"{name}.plan")

@@ -52,12 +52,15 @@ def compile_request(
     for grid in grids:
         lowered[grid] = lower(masks, grid, functools.partial(_advance, progress, before, total))
         before += len(masks) * grid.nq
-    rows = lowered[request.dkv_grid]
+    fwd, dkv_rows = lowered[request.fwd_grid], lowered[request.dkv_grid]
+    dkv = lower_transposed(dkv_rows, request.dkv_grid)
 
-    def tables(direction: Literal["fwd", "dkv"], grid: BlockGrid) -> SplashTables | None:
+    def tables(
+        direction: Literal["fwd", "dkv"], lists: BlockLists, grid: BlockGrid
+    ) -> SplashTables | None:
         if not request.splash:
             return None
-        return splash_tables(lowered[grid], grid, head_mask, request.layout, direction)
+        return splash_tables(lists, grid, head_mask, request.layout, direction)
 
     return Plan(
         q_len=request.q_len,
@@ -65,11 +68,11 @@ def compile_request(
         head_mask=head_mask,
         head_shards=request.head_shards,
         q_seq_shards=request.q_seq_shards,
-        fwd=lowered[request.fwd_grid],
+        fwd=fwd,
         dq=lowered[request.dq_grid],
-        dkv=lower_transposed(rows, request.dkv_grid),
-        splash_fwd=tables("fwd", request.fwd_grid),
-        splash_dkv=tables("dkv", request.dkv_grid),
+        dkv=dkv,
+        splash_fwd=tables("fwd", fwd, request.fwd_grid),
+        splash_dkv=tables("dkv", dkv, request.dkv_grid),
         canonical=request.canonical,
         compiler=__version__,
     )

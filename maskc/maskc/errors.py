@@ -2,11 +2,15 @@
 
 from maskc_cache.errors import MaskcError
 
-__all__ = ["MaskArgumentError", "MaskcError", "SpecError"]
+__all__ = ["MaskArgumentError", "MaskcError", "SmemError", "SpecError"]
 
 
 class MaskArgumentError(MaskcError, ValueError):
     """A mask node or a compile parameter got a value that it cannot mean anything with."""
+
+
+class SmemError(MaskcError):
+    """Tables do not fit a TPU's scalar memory; the text names the settings that would."""
 
 
 class SpecError(MaskcError):

@@ -1,22 +1,25 @@
 """Canonical masks -> block lists: which blocks are empty, full or partial, and the partial ones.
 
-Exact by construction. `rows.bounds` proves blocks empty or full; every block that it cannot decide
-is evaluated whole, element by element. Blocks are visited in rows of blocks, so nothing of size
-q_len x kv_len is ever made, and equal partial blocks are stored once, in the order in which splash
-attention first meets them: (mask, q block, kv block).
+Exact by construction. A mask in strip form is lowered from its strips, in time that grows with them
+and with the blocks found. For any other, `rows.bounds` proves blocks empty or full, and every block
+that it cannot decide is evaluated whole, element by element. Nothing of size q_len x kv_len is ever
+made, and equal partial blocks are stored once, in the order in which splash attention first meets
+them: (mask, q block, kv block).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.expr import Mask
+from maskc.expr import Empty, Full, Mask
 from maskc.rows import Grid, allowed, bounds
+from maskc.strip_leaves import strips_of
+from maskc.strips import Strips, find_blocks
 from maskc_cache.plan import BlockLists, BlockState, blocks_along, smallest_dtype
 
 __all__ = ["BlockGrid", "Progress", "lower", "lower_transposed"]
@@ -67,50 +70,56 @@ def lower(
     """
     bank = _PartialBank(blocking)
     found: list[_Found] = []
-    step = max(1, _GRID_CELLS // blocking.nk)
-    for number, mask in enumerate(masks):
-        for row in range(0, blocking.nq, step):
-            rows = np.arange(row, min(row + step, blocking.nq), dtype=np.int64)
-            found.append(_lower_rows(mask, rows, blocking, bank).shifted(number * blocking.nq))
-            progress(number * blocking.nq + int(rows[-1]) + 1, len(masks) * blocking.nq)
-    return _compress(found, len(masks) * blocking.nq, bank, blocking)
+    done, total = 0, len(masks) * blocking.nq
+    for mask in masks:
+        for part in _lower_mask(mask, blocking, bank):
+            found.append(part)
+            done += len(part.full)
+            progress(done, total)
+    return _lists(found, blocking.nk, bank.blocks(), blocking)
 
 
 def lower_transposed(lists: BlockLists, blocking: BlockGrid) -> BlockLists:
     """The same blocks with kv blocks as rows, for dkv. The partial blocks are shared."""
     masks = (len(lists.full_ptr) - 1) // blocking.nq
+    turned = []
+    for mask in range(masks):
+        first = mask * blocking.nq
+        full = _turned(lists.full_ptr[first : first + blocking.nq + 1], lists.full_idx, blocking)
+        partial = _turned(
+            lists.partial_ptr[first : first + blocking.nq + 1], lists.partial_idx, blocking
+        )
+        turned.append(_Found(*full[:2], *partial[:2], lists.partial_id[partial[2]]))
+    return _lists(turned, blocking.nq, lists.partial_blocks, blocking)
 
-    def turned(ptr: npt.NDArray[np.int32], idx: _Ints) -> tuple[_Ints, _Ints]:
-        mask, row = np.divmod(np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)), blocking.nq)
-        new_row = mask * blocking.nk + idx
-        order = np.argsort(new_row, kind="stable")
-        return order, np.stack([new_row[order], row[order]])
 
-    _, full = turned(lists.full_ptr, lists.full_idx)
-    order, partial = turned(lists.partial_ptr, lists.partial_idx)
-    return _lists(
-        _Found(full, partial, lists.partial_id[order]),
-        masks * blocking.nk,
-        blocking.nq,
-        lists.partial_blocks,
-        blocking,
-    )
+def _turned(ptr: _Ints, idx: _Ints, blocking: BlockGrid) -> tuple[_Ints, _Ints, _Ints]:
+    """Counts and entries of the columns of one mask's rows, and which entries of `idx` they are."""
+    column = idx[ptr[0] : ptr[-1]]
+    order = np.argsort(column, kind="stable")  # a radix sort for the small dtypes of lists
+    row = np.repeat(np.arange(blocking.nq, dtype=np.int32), np.diff(ptr))
+    return np.bincount(column, minlength=blocking.nk), row[order], order + ptr[0]
 
 
 _Ints = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Blocks found in row-major order: [2, n] of (row, column), and the partial ones' ids [n]."""
+class _Found(NamedTuple):
+    """Blocks of some rows of blocks, row by row, ascending.
+
+    Attributes:
+        full: how many full blocks each row has.
+        full_idx: their columns.
+        partial: how many partial blocks each row has.
+        partial_idx: their columns.
+        partial_id: their numbers in the bank.
+    """
 
     full: _Ints
+    full_idx: _Ints
     partial: _Ints
-    ids: _Ints
-
-    def shifted(self, rows: int) -> _Found:
-        down = np.array([[rows], [0]])
-        return _Found(self.full + down, self.partial + down, self.ids)
+    partial_idx: _Ints
+    partial_id: _Ints
 
 
 class _PartialBank:
@@ -119,13 +128,55 @@ class _PartialBank:
     def __init__(self, blocking: BlockGrid) -> None:
         self._shape = (blocking.block_q, -(-blocking.block_kv // 8))
         self._numbers: dict[bytes, int] = {}
+        self._distinct: npt.NDArray[np.uint8] | None = None
 
     def number(self, packed: npt.NDArray[np.uint8]) -> int:
+        """The number of one block."""
+        self._settle()
         return self._numbers.setdefault(packed.tobytes(), len(self._numbers))
 
+    def number_distinct(self, blocks: npt.NDArray[np.uint8]) -> _Ints:
+        """The numbers of blocks that differ from one another."""
+        if self._distinct is None and not self._numbers:
+            self._distinct = blocks  # nothing to compare with yet, perhaps never
+            return np.arange(len(blocks))
+        return np.array([self.number(block) for block in blocks], np.int64)
+
     def blocks(self) -> npt.NDArray[np.uint8]:
+        """All blocks by number."""
+        if self._distinct is not None:
+            return self._distinct
         content = b"".join(self._numbers)
         return np.frombuffer(content, np.uint8).reshape(-1, *self._shape)
+
+    def _settle(self) -> None:
+        """Another block arrives: the distinct ones must be known by content after all."""
+        if self._distinct is not None:
+            self._numbers = {block.tobytes(): i for i, block in enumerate(self._distinct)}
+            self._distinct = None
+
+
+def _lower_mask(mask: Mask, blocking: BlockGrid, bank: _PartialBank) -> Iterator[_Found]:
+    """The blocks of one mask: at once from its strips, else by strips of block rows."""
+    constant = isinstance(
+        mask, Full | Empty
+    )  # these two have names of their own as canonical forms
+    strips = strips_of(mask, (blocking.q_len, blocking.kv_len)) if constant else mask
+    if isinstance(strips, Strips):
+        yield _lower_strips(strips, blocking, bank)
+        return
+    step = max(1, _GRID_CELLS // blocking.nk)
+    for row in range(0, blocking.nq, step):
+        rows = np.arange(row, min(row + step, blocking.nq), dtype=np.int64)
+        yield _lower_rows(mask, rows, blocking, bank)
+
+
+def _lower_strips(mask: Strips, blocking: BlockGrid, bank: _PartialBank) -> _Found:
+    blocks = find_blocks(mask, blocking.block_q, blocking.block_kv)
+    numbers = bank.number_distinct(blocks.bits)
+    return _Found(
+        blocks.full, blocks.full_idx, blocks.partial, blocks.partial_idx, numbers[blocks.partial_id]
+    )
 
 
 def _lower_rows(mask: Mask, rows: _Ints, blocking: BlockGrid, bank: _PartialBank) -> _Found:
@@ -146,10 +197,13 @@ def _lower_rows(mask: Mask, rows: _Ints, blocking: BlockGrid, bank: _PartialBank
     ids = np.full(states.shape, -1, np.int64)
     for i, j, state, number in _resolve(mask, unknown, int(rows[0]), blocking, bank):
         states[i, j], ids[i, j] = state, number
-    offset = np.array([[rows[0]], [0]])
-    partial = np.argwhere(states == BlockState.PARTIAL).T
+    full_at, partial_at = states == BlockState.FULL, states == BlockState.PARTIAL
     return _Found(
-        np.argwhere(states == BlockState.FULL).T + offset, partial + offset, ids[tuple(partial)]
+        full_at.sum(axis=1),
+        np.nonzero(full_at)[1],
+        partial_at.sum(axis=1),
+        np.nonzero(partial_at)[1],
+        ids[partial_at],
     )
 
 
@@ -180,38 +234,28 @@ def _evaluate(mask: Mask, at: _Ints, blocking: BlockGrid) -> npt.NDArray[np.bool
     return value & inside
 
 
-def _compress(
-    found: list[_Found], rows: int, bank: _PartialBank, blocking: BlockGrid
-) -> BlockLists:
-    whole = _Found(
-        np.concatenate([f.full for f in found], axis=1),
-        np.concatenate([f.partial for f in found], axis=1),
-        np.concatenate([f.ids for f in found]),
-    )
-    return _lists(whole, rows, blocking.nk, bank.blocks(), blocking)
-
-
 def _lists(
-    found: _Found,
-    rows: int,
+    found: Sequence[_Found],
     columns: int,
     blocks: npt.NDArray[np.uint8],
     blocking: BlockGrid,
 ) -> BlockLists:
+    """Compressed rows of all that was found, in the smallest dtypes."""
+    whole = _Found(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     index = smallest_dtype(columns - 1)
 
-    def offsets(row: _Ints) -> npt.NDArray[np.int32]:
-        ptr = np.zeros(rows + 1, np.int32)
-        np.cumsum(np.bincount(row, minlength=rows), out=ptr[1:])
+    def offsets(counts: _Ints) -> npt.NDArray[np.int32]:
+        ptr = np.zeros(len(counts) + 1, np.int32)
+        np.cumsum(counts, out=ptr[1:])
         return ptr
 
     return BlockLists(
         block_q=blocking.block_q,
         block_kv=blocking.block_kv,
-        full_ptr=offsets(found.full[0]),
-        full_idx=found.full[1].astype(index),
-        partial_ptr=offsets(found.partial[0]),
-        partial_idx=found.partial[1].astype(index),
-        partial_id=found.ids.astype(smallest_dtype(max(len(blocks) - 1, 0))),
+        full_ptr=offsets(whole.full),
+        full_idx=whole.full_idx.astype(index),
+        partial_ptr=offsets(whole.partial),
+        partial_idx=whole.partial_idx.astype(index),
+        partial_id=whole.partial_id.astype(smallest_dtype(max(len(blocks) - 1, 0))),
         partial_blocks=blocks,
     )

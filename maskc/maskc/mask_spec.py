@@ -1,7 +1,8 @@
 """Masks in a spec: named masks, leaves with their arguments, and expressions over names.
 
-A mask is either a string over names and operators ("causal & ~sinks"), or a mapping of one leaf to
-its arguments ({local: {left: 1023, right: 0}}). The arguments are those of the Python nodes.
+A mask is either a string over names and operators ("causal & ~sinks"), or a mapping of one leaf or
+combinator to its arguments ({local: {left: 1023, right: 0}}, {shift: {mask: causal, q: 8}}). The
+arguments are those of the Python nodes; those that are masks are read as masks.
 """
 
 from __future__ import annotations
@@ -34,17 +35,30 @@ LEAVES: dict[str, type[Mask]] = {
         expr.Empty,
         expr.Causal,
         expr.Local,
+        expr.Chunked,
         expr.ChunkedCausal,
+        expr.Strided,
+        expr.Neighborhood,
         expr.Prefix,
         expr.Rectangle,
+        expr.Intervals,
+        expr.Queries,
+        expr.Keys,
+        expr.Diagonals,
         expr.Segments,
         expr.Documents,
         expr.Dense,
         expr.Blocks,
         expr.Random,
+        expr.Shift,
+        expr.Transpose,
+        expr.Remap,
+        expr.Kron,
     )
 }
-"""The leaves by the name that a spec uses."""
+"""The leaves and combinators by the name that a spec uses."""
+
+_COMBINATORS = (expr.Shift, expr.Transpose, expr.Remap, expr.Kron)
 
 _BARE = ("full", "empty", "causal")  # leaves that mean something with no argument
 
@@ -173,7 +187,12 @@ class MaskReader:
             if argument not in given:
                 raise at.key_error(name, f"{where}.{name}.{argument}: missing key")
         try:
-            values = {key: self._value(item, f"{where}.{name}") for key, item in given.items()}
+            values: dict[str, Any] = {
+                key: self._inner(key, item, f"{where}.{name}.{key}")
+                if kind in _COMBINATORS and key in {"mask", "masks"}
+                else self._value(item, f"{where}.{name}")
+                for key, item in given.items()
+            }
             return kind(**values)
         except MaskArgumentError as error:
             argument = str(error).split(":", 1)[0].rpartition(".")[2]
@@ -194,6 +213,14 @@ class MaskReader:
             if key not in names:
                 raise at.key_error(key, f"{where}.{key}: unknown key; {nearest(key, names)}")
         return at.value
+
+    def _inner(self, argument: str, at: Located, where: str) -> Mask | list[Mask]:
+        """The mask inside a combinator, or the masks."""
+        if argument == "mask":
+            return self.read(at, where)
+        if not isinstance(at.value, list):
+            raise at.error(f"{where}: expected a list of masks, got {describe(at.value)}")
+        return [self.read(item, f"{where}[{i}]") for i, item in enumerate(at.value)]
 
     def _value(self, at: Located, where: str) -> Any:
         if isinstance(at.value, dict):

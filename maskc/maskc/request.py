@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from maskc import checks
 from maskc.canonical import canonical, encode
-from maskc.emit import SplashLayout
+from maskc.emit import Prefetch, SplashLayout
 from maskc.errors import MaskArgumentError
 from maskc.expr import Mask, MultiHead
 from maskc.lower import BlockGrid
@@ -46,6 +46,8 @@ class CompileRequest:
         splash: write splash attention's tables into the plan.
         shrink_grid: drop empty blocks from the splash tables, where JAX does.
         downcast_smem_data: the smallest integer dtype for each splash table.
+        prefetch: the padding of shrunk splash tables: "jax" is JAX's zeros, "keep" repeats the next
+            value that the kernel needs, so that it fetches nothing twice.
 
     Raises:
         MaskArgumentError: an argument is out of range or does not fit another one.
@@ -67,6 +69,7 @@ class CompileRequest:
     splash: bool = True
     shrink_grid: bool = True
     downcast_smem_data: bool = True
+    prefetch: Prefetch = "jax"
 
     def __post_init__(self) -> None:
         if not isinstance(self.mask, Mask):
@@ -82,7 +85,9 @@ class CompileRequest:
             self._default(f"{name}_dkv", getattr(self, name))
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
-            if field.type != "bool":
+            if field.name == "prefetch":
+                checks.choice(field.name, value, get_args(Prefetch))
+            elif field.type != "bool":
                 object.__setattr__(self, field.name, checks.at_least(field.name, value, 1))
             elif not isinstance(value, bool):
                 raise checks.fail(field.name, "True or False", value)
@@ -130,7 +135,11 @@ class CompileRequest:
     def layout(self) -> SplashLayout:
         """How the splash tables are cut and packed."""
         return SplashLayout(
-            self.head_shards, self.q_seq_shards, self.shrink_grid, self.downcast_smem_data
+            self.head_shards,
+            self.q_seq_shards,
+            self.shrink_grid,
+            self.downcast_smem_data,
+            self.prefetch,
         )
 
     @functools.cached_property
@@ -169,4 +178,4 @@ class CompileRequest:
         return key_of(self.canonical)
 
 
-_SPLASH_ONLY = ("shrink_grid", "downcast_smem_data")
+_SPLASH_ONLY = ("shrink_grid", "downcast_smem_data", "prefetch")

@@ -7,35 +7,41 @@ a whole block can hold without looking inside. Both follow the tree; neither eve
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.arrays import FrozenArray, PackedMask
+from maskc.axes import coordinates
 from maskc.canonical import spans
 from maskc.expr import (
     And,
     Blocks,
-    ChunkedCausal,
+    Chunked,
     Dense,
+    Diagonals,
     Empty,
     Full,
+    Intervals,
+    Kron,
     Local,
     Mask,
     Not,
     Or,
     Random,
     Rectangle,
+    Remap,
     Segments,
+    Shift,
+    Strided,
+    Transpose,
     Xor,
 )
+from maskc.leaf_bounds import Bools, Bounds, Grid, Ints, extreme, leaf_bounds
+from maskc.strips import Strips
 
 __all__ = ["Grid", "allowed", "bounds"]
 
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[Any]
 _SPLITMIX = tuple(
     np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
@@ -52,6 +58,10 @@ def allowed(mask: Mask, q: Ints, kv: Ints) -> Bools:
             return functools.reduce(np.logical_or, (allowed(m, q, kv) for m in masks))
         case Xor(masks=masks):
             return functools.reduce(np.logical_xor, (allowed(m, q, kv) for m in masks))
+        case Strips():
+            return mask.at(q, kv)
+        case Shift() | Transpose() | Remap() | Kron():
+            return _moved_allowed(mask, q, kv)
         case _:
             return np.asarray(_leaf_allowed(mask, q, kv), np.bool_)
 
@@ -63,8 +73,15 @@ def _leaf_allowed(mask: Mask, q: Ints, kv: Ints) -> Any:
         case Local(left=left, right=right):
             low = kv >= q - left if left is not None else True
             return low & (kv <= q + right) if right is not None else low
-        case ChunkedCausal(chunk=chunk):
-            return (q // chunk == kv // chunk) & (kv <= q)
+        case Chunked(chunk=chunk, offset=offset):
+            return (q - offset) // chunk == (kv - offset) // chunk
+        case Strided(stride=stride, phase=phase):
+            return (q - kv) % stride == phase
+        case Diagonals(distances=distances):
+            at = np.searchsorted(distances.array, q - kv)
+            return distances.array[np.minimum(at, len(distances) - 1)] == q - kv
+        case Intervals(starts=starts, stops=stops):
+            return (starts.array[q] <= kv) & (kv < stops.array[q])
         case Rectangle():
             (q0, q1), (k0, k1) = spans(mask)
             return (q0 <= q) & (q < q1) & (k0 <= kv) & (kv < k1)
@@ -89,34 +106,6 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A rectangle of blocks by their first and last positions, clipped to the lengths.
-
-    Attributes:
-        q: `(first, last)`, each int64 [rows, 1].
-        kv: `(first, last)`, each int64 [1, columns].
-    """
-
-    q: tuple[Ints, Ints]
-    kv: tuple[Ints, Ints]
-
-    @classmethod
-    def of(
-        cls, q_starts: Ints, block_q: int, q_len: int, nk: int, block_kv: int, kv_len: int
-    ) -> Grid:
-        """The blocks that start at `q_starts`, over all `nk` kv blocks."""
-        kv_starts = np.arange(nk, dtype=np.int64) * block_kv
-        q_last = np.minimum(q_starts + block_q, q_len) - 1
-        kv_last = np.minimum(kv_starts + block_kv, kv_len) - 1
-        return cls((q_starts[:, None], q_last[:, None]), (kv_starts[None], kv_last[None]))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """`(rows, columns)`."""
-        return self.q[0].shape[0], self.kv[0].shape[1]
-
-
 def bounds(mask: Mask, grid: Grid) -> tuple[Bools, Bools]:
     """`(some, every)`, bool [rows, columns] each.
 
@@ -124,35 +113,16 @@ def bounds(mask: Mask, grid: Grid) -> tuple[Bools, Bools]:
     of its elements certainly are.
     """
     match mask:
-        case Full() | Empty():
-            value = np.full(grid.shape, isinstance(mask, Full))
-            return value, value
-        case Local(left=left, right=right):
-            return _band_bounds(left, right, grid)
-        case ChunkedCausal(chunk=chunk):
-            return _chunk_bounds(chunk, grid)
-        case Rectangle():
-            q_span, kv_span = spans(mask)
-            q, kv = _span_bounds(grid.q, *q_span), _span_bounds(grid.kv, *kv_span)
-            return q[0] & kv[0], q[1] & kv[1]
-        case Segments():
-            return _segment_bounds(mask.q_ids, mask.kv_ids, grid)
-        case Dense(mask=dense):
-            return _tile_bounds(dense, (1, 1), grid)
-        case Blocks(pattern=pattern, tile=tile):
-            return _tile_bounds(pattern, tile, grid)
-        case Random():
-            return np.ones(grid.shape, np.bool_), np.zeros(grid.shape, np.bool_)
+        case Shift() | Transpose() | Remap() | Kron():
+            return _moved_bounds(mask, grid)
         case Not(mask=inner):
             some, every = bounds(inner, grid)
             return ~every, ~some
         case And(masks=masks) | Or(masks=masks) | Xor(masks=masks):
             combine = {And: _and_bounds, Or: _or_bounds, Xor: _xor_bounds}[type(mask)]
             return functools.reduce(combine, (bounds(m, grid) for m in masks))
-    raise TypeError(f"not a canonical node: {mask!r}")
-
-
-Bounds = tuple[Bools, Bools]
+        case _:
+            return leaf_bounds(mask, grid)
 
 
 def _and_bounds(a: Bounds, b: Bounds) -> Bounds:
@@ -168,67 +138,96 @@ def _xor_bounds(a: Bounds, b: Bounds) -> Bounds:
     return some, (a[1] & ~b[0]) | (b[1] & ~a[0])
 
 
-def _band_bounds(left: int | None, right: int | None, grid: Grid) -> Bounds:
-    (q0, q1), (k0, k1) = grid.q, grid.kv
-    least, most = k0 - q1, k1 - q0  # every diagonal between them crosses the block
-    some = np.ones(grid.shape, np.bool_)
-    every = np.ones(grid.shape, np.bool_)
-    if left is not None:
-        some, every = some & (most >= -left), every & (least >= -left)
-    if right is not None:
-        some, every = some & (least <= right), every & (most <= right)
-    return some, every
+# --- masks inside combinators -------------------------------------------------------------------
 
 
-def _chunk_bounds(chunk: int, grid: Grid) -> Bounds:
-    (q0, q1), (k0, k1) = grid.q, grid.kv
-    some = (q0 // chunk <= k1 // chunk) & (k0 // chunk <= q1 // chunk) & (k0 <= q1)
-    every = (q0 // chunk == k1 // chunk) & (k0 // chunk == q1 // chunk) & (k1 <= q0)
-    return some, every
+def _moved_allowed(mask: Shift | Transpose | Remap | Kron, q: Ints, kv: Ints) -> Bools:
+    match mask:
+        case Transpose(mask=inner):
+            return allowed(inner, kv, q)
+        case Shift(mask=inner):
+            q, kv = q - mask.q, kv - mask.kv
+            q_len, kv_len = inner_lengths(mask)
+            inside = (q >= 0) & (q < q_len) & (kv >= 0) & (kv < kv_len)
+            return inside & allowed(inner, np.clip(q, 0, q_len - 1), np.clip(kv, 0, kv_len - 1))
+        case Remap(mask=inner):
+            q, kv = mask.q_positions.array[q], mask.kv_positions.array[kv]
+            return (q >= 0) & (kv >= 0) & allowed(inner, np.maximum(q, 0), np.maximum(kv, 0))
+        case Kron(masks=masks):
+            pairs = zip(*_axes(mask, q, kv), strict=True)
+            parts = (allowed(m, *at) for m, at in zip(masks, pairs, strict=True))
+            return functools.reduce(np.logical_and, parts)
 
 
-def _span_bounds(blocks: tuple[Ints, Ints], start: int, stop: int) -> Bounds:
+def _axes(mask: Kron, q: Ints, kv: Ints) -> tuple[list[Ints], list[Ints]]:
+    assert mask.kv_shape is not None  # noqa: S101  # a canonical product has both shapes
+    return coordinates(q, mask.q_shape), coordinates(kv, mask.kv_shape)
+
+
+def inner_lengths(mask: Shift) -> tuple[int, int]:
+    """Lengths of the mask inside a canonical shift."""
+    assert mask.q_len is not None  # noqa: S101  # a canonical shift has both
+    assert mask.kv_len is not None  # noqa: S101
+    return mask.q_len, mask.kv_len
+
+
+def _moved_bounds(mask: Shift | Transpose | Remap | Kron, grid: Grid) -> Bounds:
+    match mask:
+        case Transpose(mask=inner):
+            swapped = Grid((grid.kv[0].T, grid.kv[1].T), (grid.q[0].T, grid.q[1].T))
+            some, every = bounds(inner, swapped)
+            return some.T, every.T
+        case Shift(mask=inner):
+            sides = zip((grid.q, grid.kv), (mask.q, mask.kv), inner_lengths(mask), strict=True)
+            return _inner_bounds(inner, *(_moved(*side) for side in sides))
+        case Remap(mask=Kron() as inner):  # along each axis the tokens of a tile lie close together
+            q, kv = mask.q_positions.array, mask.kv_positions.array
+            axes = zip(inner.masks, *_axes(inner, np.maximum(q, 0), np.maximum(kv, 0)), strict=True)
+            parts = (
+                _inner_bounds(m, _gathered(i, q, grid.q), _gathered(j, kv, grid.kv))
+                for m, i, j in axes
+            )
+        case Remap(mask=inner):
+            q, kv = mask.q_positions.array, mask.kv_positions.array
+            return _inner_bounds(inner, _gathered(q, q, grid.q), _gathered(kv, kv, grid.kv))
+        case Kron(masks=masks, q_shape=q_shape, kv_shape=kv_shape):
+            blocks = zip(
+                _spread(grid.q, q_shape), _spread(grid.kv, kv_shape or q_shape), strict=True
+            )
+            parts = (bounds(m, Grid(*at)) for m, at in zip(masks, blocks, strict=True))
+    return functools.reduce(_and_bounds, parts)
+
+
+_Side = tuple[Ints, Ints, Bools, Bools]
+"""Per block: first and last position inside a mask, whether any of it is inside, whether all is."""
+
+
+def _inner_bounds(mask: Mask, q: _Side, kv: _Side) -> Bounds:
+    some, every = bounds(mask, Grid(q[:2], kv[:2]))
+    return some & q[2] & kv[2], every & q[3] & kv[3]
+
+
+def _moved(blocks: tuple[Ints, Ints], by: int, length: int) -> _Side:
+    first, last = blocks[0] - by, blocks[1] - by
+    touched, inside = (last >= 0) & (first < length), (first >= 0) & (last < length)
+    return np.clip(first, 0, length - 1), np.clip(last, 0, length - 1), touched, inside
+
+
+def _gathered(values: Ints, positions: Ints, blocks: tuple[Ints, Ints]) -> _Side:
+    """The range of `values` where `positions` are not padding."""
+    beyond = np.iinfo(values.dtype).max
+    low = extreme(np.minimum, np.where(positions < 0, beyond, values), blocks)
+    high = extreme(np.maximum, np.where(positions < 0, -1, values), blocks)
+    inside = extreme(np.minimum, positions, blocks) >= 0
+    return np.where(high < 0, 0, low), np.maximum(high, 0), high >= 0, inside
+
+
+def _spread(blocks: tuple[Ints, Ints], sizes: tuple[int | None, ...]) -> list[tuple[Ints, Ints]]:
+    """The ranges that blocks of positions cover along each axis: all of it if they wrap around."""
     first, last = blocks
-    return (last >= start) & (first < stop), (first >= start) & (last < stop)
-
-
-def _segment_bounds(q_ids: FrozenArray, kv_ids: FrozenArray, grid: Grid) -> Bounds:
-    """Disjoint id ranges: empty. One and the same id on both sides: full."""
-    (q_low, q_high, q_all), (k_low, k_high, k_all) = (
-        _id_ranges(q_ids.array, grid.q),
-        _id_ranges(kv_ids.array, grid.kv),
-    )
-    some = (q_low <= k_high) & (k_low <= q_high)
-    every = q_all & k_all & (q_low == k_low)
-    return some, every
-
-
-def _id_ranges(ids: npt.NDArray[np.int32], blocks: tuple[Ints, Ints]) -> tuple[Any, Any, Any]:
-    """Per block: least and greatest id that is not padding, and whether all ids are one such id.
-
-    A block of padding gets the range (1, 0) of a number beyond every id, which meets nothing.
-    """
-    first, last = blocks[0].ravel(), blocks[1].ravel()
-    window = ids[first[0] : last[-1] + 1]
-    starts = first - first[0]
-    padding = np.int32(np.iinfo(np.int32).max)
-    low = np.minimum.reduceat(np.where(window < 0, padding, window), starts)
-    high = np.maximum.reduceat(window, starts)
-    uniform = (np.minimum.reduceat(window, starts) == high) & (high >= 0)
-    shape = blocks[0].shape
-    return low.reshape(shape), high.reshape(shape), uniform.reshape(shape)
-
-
-def _tile_bounds(pattern: PackedMask, tile: tuple[int, int], grid: Grid) -> Bounds:
-    """Exact, by counting the pattern's True tiles under each block: a strip of rows at a time."""
-    (q0, q1), (k0, k1) = ((side[0].ravel(), side[1].ravel()) for side in (grid.q, grid.kv))
-    some, every = np.zeros(grid.shape, np.bool_), np.zeros(grid.shape, np.bool_)
-    columns = k0 // tile[1], k1 // tile[1] + 1
-    for i in range(grid.shape[0]):
-        rows = pattern.rows(int(q0[i]) // tile[0], int(q1[i]) // tile[0] + 1)
-        counts = np.zeros(pattern.shape[1] + 1, np.int64)
-        np.cumsum(rows.sum(axis=0), out=counts[1:])
-        trues = counts[columns[1]] - counts[columns[0]]
-        some[i] = trues > 0
-        every[i] = trues == len(rows) * (columns[1] - columns[0])
-    return some, every
+    ranges = []
+    for size in sizes[:0:-1]:
+        assert size is not None  # noqa: S101  # only the first axis may be open
+        (first, low), (last, high) = np.divmod(first, size), np.divmod(last, size)
+        ranges.append((np.where(first < last, 0, low), np.where(first < last, size - 1, high)))
+    return [(first, last), *reversed(ranges)]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from maskc.emit import Prefetch
 from maskc.errors import MaskArgumentError, SpecError
 from maskc.expr import Mask, MultiHead
 from maskc.located import Located, describe, nearest, parse_yaml
@@ -43,6 +44,7 @@ class _Parameters(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     splash: bool | None = None
     shrink_grid: bool | None = None
     downcast_smem_data: bool | None = None
+    prefetch: Prefetch | None = None
 
 
 _PARAMETERS = tuple(field.name for field in msgspec.structs.fields(_Parameters))

@@ -22,25 +22,44 @@ from maskc.expr import (
     And,
     Blocks,
     Causal,
+    Chunked,
     ChunkedCausal,
     Dense,
+    Diagonals,
     Documents,
     Empty,
     Full,
+    Intervals,
+    Keys,
+    Kron,
     Local,
     Mask,
     MultiHead,
+    Neighborhood,
     Not,
     Or,
     Prefix,
+    Queries,
     Random,
     Rectangle,
+    Remap,
     Segments,
+    Shift,
+    Strided,
+    Transpose,
     Xor,
 )
 from maskc.request import CompileRequest
 
-__all__ = ["block_sizes", "leaves", "lengths", "masks", "multi_head_masks", "requests"]
+__all__ = [
+    "block_sizes",
+    "combinators",
+    "leaves",
+    "lengths",
+    "masks",
+    "multi_head_masks",
+    "requests",
+]
 
 ALIGNMENTS = st.sampled_from(["top_left", "bottom_right"])
 
@@ -100,9 +119,42 @@ def _blocks(draw: st.DrawFn, q_len: int, kv_len: int) -> Blocks:
     return Blocks(draw(_bits(-(-q_len // tile_q), -(-kv_len // tile_kv))), tile_q, tile_kv)
 
 
+@st.composite
+def _intervals(draw: st.DrawFn, q_len: int, kv_len: int) -> Intervals:
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    starts, stops = random.integers(-2, kv_len + 3, (2, q_len))
+    if draw(st.booleans()):  # as real ones: ends that never fall
+        starts, stops = np.sort(starts), np.sort(stops)
+    return Intervals(starts, stops)
+
+
+@_reused
+def _grids(length: int) -> list[tuple[int, ...]]:
+    """Every grid of up to three axes with `length` tokens."""
+    sizes = [n for n in range(2, length + 1) if length % n == 0]
+    pairs = [(n, length // n) for n in sizes[:-1]]
+    triples = [(a, b, n // b) for a, n in pairs for b in range(2, n) if n % b == 0]
+    return [(length,), *pairs, *triples]
+
+
+@st.composite
+def _neighborhood(draw: st.DrawFn, length: int) -> Neighborhood:
+    shape = draw(st.sampled_from(_grids(length)))
+    kernel, dilation, stride, causal = [], [], [], []
+    for tokens in shape:
+        dilation.append(draw(st.integers(1, min(3, tokens))))
+        kernel.append(draw(st.integers(1, tokens // dilation[-1])))
+        stride.append(draw(st.integers(1, kernel[-1])))
+        causal.append(draw(st.booleans()))
+    return Neighborhood(shape, tuple(kernel), tuple(dilation), tuple(stride), tuple(causal))
+
+
 @_reused
 def leaves(q_len: int, kv_len: int) -> st.SearchStrategy[Mask]:
-    """Every leaf of the mask language, with arguments that fit the lengths or lie beyond them."""
+    """Every leaf of the mask language, with arguments that fit the lengths or lie beyond them.
+
+    A `Neighborhood` needs as many keys as queries.
+    """
     offset = _offsets(q_len, kv_len)
     side = st.one_of(st.none(), st.integers(-3, max(q_len, kv_len) + 2))
     position = st.integers(0, max(q_len, kv_len) + 2)
@@ -111,7 +163,14 @@ def leaves(q_len: int, kv_len: int) -> st.SearchStrategy[Mask]:
         st.just(Empty()),
         st.builds(Causal, offset, ALIGNMENTS),
         st.builds(Local, side, side, offset, ALIGNMENTS),
-        st.builds(ChunkedCausal, st.integers(1, max(q_len, kv_len) + 2)),
+        st.builds(Chunked, st.integers(1, max(q_len, kv_len) + 2), offset),
+        st.builds(ChunkedCausal, st.integers(1, max(q_len, kv_len) + 2), offset),
+        st.builds(Strided, st.integers(1, q_len + kv_len), offset),
+        st.builds(Diagonals, st.lists(offset, max_size=8)),
+        st.builds(Queries, st.lists(position, max_size=6)),
+        st.builds(Keys, st.lists(position, max_size=6)),
+        _intervals(q_len, kv_len),
+        *([_neighborhood(q_len)] if q_len == kv_len else []),
         st.builds(Prefix, position),
         st.builds(Rectangle, position, st.none() | position, position, st.none() | position),
         _segments(q_len, kv_len),
@@ -122,9 +181,84 @@ def leaves(q_len: int, kv_len: int) -> st.SearchStrategy[Mask]:
     )
 
 
+@st.composite
+def _inside(draw: st.DrawFn, q_len: int, kv_len: int, depth: int) -> Mask:
+    """What a combinator holds: now and then an operator or another combinator."""
+    kinds = [leaves(q_len, kv_len)] * 3 + [_negated(q_len, kv_len, depth)]
+    if depth:
+        kinds.append(combinators(q_len, kv_len, depth=depth - 1))
+    return draw(st.one_of(kinds))
+
+
+@_reused
+def _negated(q_len: int, kv_len: int, depth: int) -> st.SearchStrategy[Mask]:
+    leaf = leaves(q_len, kv_len)
+    kinds = [leaf] if depth == 0 else [leaf, combinators(q_len, kv_len, depth=0)]
+    return st.one_of(
+        st.builds(Not, leaf),
+        *(st.builds(kind, st.tuples(leaf, st.one_of(kinds))) for kind in (And, Or, Xor)),
+    )
+
+
+@st.composite
+def _shift(draw: st.DrawFn, q_len: int, kv_len: int, depth: int) -> Shift:
+    at, lengths = [], []
+    for outer in (q_len, kv_len):
+        at.append(draw(st.integers(-4, outer + 1)))
+        given = draw(st.none() | st.integers(1, outer + 6))
+        lengths.append(given)
+    sides = zip((q_len, kv_len), at, lengths, strict=True)
+    inner = [max(outer - start, 1) if n is None else n for outer, start, n in sides]
+    return Shift(draw(_inside(inner[0], inner[1], depth)), *at, *lengths)
+
+
+@st.composite
+def _remap(draw: st.DrawFn, q_len: int, kv_len: int, depth: int) -> Remap:
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    lengths = draw(st.integers(1, q_len + 3)), draw(st.integers(1, kv_len + 3))
+    if q_len == kv_len and draw(st.booleans()):
+        positions = random.permutation(q_len)
+        return Remap(draw(_inside(q_len, q_len, depth)), positions)
+    at = [random.integers(-1, n, outer) for n, outer in zip(lengths, (q_len, kv_len), strict=True)]
+    if draw(st.booleans()):
+        at = [np.sort(positions) for positions in at]
+    return Remap(draw(_inside(*lengths, depth)), at[0], at[1], *lengths)
+
+
+@st.composite
+def _kron(draw: st.DrawFn, q_len: int, kv_len: int, depth: int) -> Kron:
+    axes = draw(st.integers(1, 3))
+    sizes = [draw(st.tuples(st.integers(1, 5), st.integers(1, 5))) for _ in range(axes - 1)]
+    if draw(st.booleans()):
+        sizes = [(n, n) for n, _ in sizes]
+    rest = [int(np.prod([pair[side] for pair in sizes])) for side in (0, 1)]
+    sizes.insert(0, (-(-q_len // rest[0]), -(-kv_len // rest[1])))
+    masks = [draw(_inside(*size, max(depth - 1, 0))) for size in sizes]
+    shapes = [[pair[side] for pair in sizes] for side in (0, 1)]
+    open_ended: list[list[int | None]] = [[None, *shape[1:]] for shape in shapes]
+    return Kron(masks, *(tuple(shape) for shape in (open_ended if draw(st.booleans()) else shapes)))
+
+
+@_reused
+def combinators(q_len: int, kv_len: int, *, depth: int = 1) -> st.SearchStrategy[Mask]:
+    """Shift, Transpose, Remap and Kron over masks of the lengths that they see.
+
+    Args:
+        q_len: number of queries.
+        kv_len: number of keys.
+        depth: how many further combinators may stand inside.
+    """
+    return st.one_of(
+        _shift(q_len, kv_len, depth),
+        st.builds(Transpose, _inside(kv_len, q_len, depth)),
+        _remap(q_len, kv_len, depth),
+        _kron(q_len, kv_len, depth),
+    )
+
+
 @_reused
 def masks(q_len: int, kv_len: int | None = None, *, max_leaves: int = 6) -> st.SearchStrategy[Mask]:
-    """Mask expressions of a single head: leaves and operators.
+    """Mask expressions of a single head: leaves, combinators and operators.
 
     Args:
         q_len: number of queries.
@@ -142,7 +276,8 @@ def masks(q_len: int, kv_len: int | None = None, *, max_leaves: int = 6) -> st.S
         )
 
     kv_len = q_len if kv_len is None else kv_len
-    return st.recursive(leaves(q_len, kv_len), combined, max_leaves=max_leaves)
+    atoms = st.one_of(leaves(q_len, kv_len), leaves(q_len, kv_len), combinators(q_len, kv_len))
+    return st.recursive(atoms, combined, max_leaves=max_leaves)
 
 
 @_reused

@@ -152,3 +152,17 @@ def test_a_hit_imports_neither_jax_nor_numba(maskc, folder):
     )
     assert "hit: loaded" in done.stdout
     assert done.stdout.endswith("[]\n")
+
+
+def test_compile_warns_where_splash_tables_cannot_fit_a_tpu(folder):
+    (folder / "spec.yaml").write_text(
+        "maskc: 1\nq_len: 10240\nblock_q: 16\nblock_kv: 16\nmask: causal"
+    )
+    run = [sys.executable, "-m", "maskc", "compile", "spec.yaml"]
+    environment = os.environ | {"MASKC_CACHE": str(folder / "cache")}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        run, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "maskc: warning: plan default: the fwd splash tables take 1,638,400 B" in done.stderr
+    assert "q_seq_shards: 2" in done.stderr

@@ -8,7 +8,22 @@ from hypothesis import strategies as st
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as jax_mask
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as jax_info
 
-from maskc import Causal, Dense, Empty, Full, Local, MultiHead, compile_mask, strategies
+from maskc import (
+    Blocks,
+    Causal,
+    ChunkedCausal,
+    Dense,
+    Empty,
+    Full,
+    Local,
+    MultiHead,
+    Prefix,
+    Segments,
+    compile_mask,
+    strategies,
+)
+from maskc_cache.check import verify
+from maskc_cache.plan import SplashTables
 
 
 def jax_tables(per_head, blocks, direction, layout):
@@ -114,12 +129,16 @@ def test_shards_of_a_full_mask_have_no_mask_next():
     assert (info.block_mask == 2).all()
 
 
-def test_worked_example_of_the_tables():
-    """S = 8, block 2, states by q row 1000 / 2200 / 1010 / 1021: written out by hand."""
+def worked_example():
     a, b = [[1, 0], [1, 1]], [[1, 0], [1, 0]]
     zero, one = [[0, 0], [0, 0]], [[1, 1], [1, 1]]
     rows = [[a, zero, zero, zero], [one, one, zero, zero], [b, zero, a, zero], [b, zero, one, a]]
-    mask = Dense(np.block([[np.array(tile, bool) for tile in row] for row in rows]))
+    return Dense(np.block([[np.array(tile, bool) for tile in row] for row in rows]))
+
+
+def test_worked_example_of_the_tables():
+    """S = 8, block 2, states by q row 1000 / 2200 / 1010 / 1021: written out by hand."""
+    mask = worked_example()
     shape = {"q_len": 8, "block_q": 2, "block_kv": 2}
     wide = compile_mask(mask, **shape, shrink_grid=False)
     assert digits(wide.splash_fwd.data_next) == "0000/0100/0220/0223"
@@ -135,3 +154,105 @@ def test_worked_example_of_the_tables():
 
 def digits(table):
     return "/".join("".join(map(str, row)) for row in table[0])
+
+
+# --- padding that repeats the next value ----------------------------------------------------------
+
+
+def fetches(values):
+    """How often the value changes over consecutive grid steps of a loop that starts again."""
+    return int(np.count_nonzero(values != np.roll(values, 1)))
+
+
+def extra_fetches(tables, direction):
+    """Fetches over the whole grid beyond those of its non-empty steps alone: (data, mask).
+
+    Of one table row; both values of a step count from the row's first, which follows its last.
+    """
+    axes = (0, 1, 2) if direction == "fwd" else (2, 0, 1)
+    data, state = (t.transpose(axes).ravel() for t in (tables.data_next, tables.block_mask))
+    extra = [fetches(data) - fetches(data[state > 0])]
+    if tables.mask_next is not None:
+        mask = tables.mask_next.transpose(axes).ravel()
+        extra.append(fetches(mask) - fetches(mask[state > 0]))
+    return extra
+
+
+PACKED = np.repeat(np.arange(8), [700, 3100, 900, 4000, 300, 2500, 1800, 3084])
+
+
+@pytest.mark.parametrize("direction", ["fwd", "dkv"])
+@pytest.mark.parametrize(
+    ("mask", "length", "block", "jax_is_wasteful"),
+    [
+        (Causal(), 32768, 512, {"dkv"}),
+        (Causal() & Local(1024, 0), 32768, 512, {"dkv"}),
+        (Causal() & Local(4096, 0), 32768, 512, {"dkv"}),
+        (ChunkedCausal(8192), 32768, 512, {"fwd", "dkv"}),
+        (Causal() & Segments(PACKED), 16384, 512, {"fwd", "dkv"}),
+        (Causal() & Segments(PACKED), 16384, 128, {"fwd", "dkv"}),
+        (Segments(PACKED), 16384, 512, {"fwd", "dkv"}),
+        (Blocks(np.random.default_rng(0).random((32, 32)) < 0.1, 512, 512), 16384, 512, {"fwd"}),
+        (Causal() | Prefix(1000), 16384, 512, {"dkv"}),
+    ],
+    ids=["causal", "local1024", "local4096", "chunked", "documents", "documents128", "segments",
+         "random", "prefix"],
+)  # fmt: skip
+def test_keep_fetches_nothing_twice(mask, length, block, jax_is_wasteful, direction):
+    shape = {"q_len": length, "block_q": block, "block_kv": block}
+    keep = compile_mask(mask, **shape, prefetch="keep").splash(direction)
+    zeros = compile_mask(mask, **shape).splash(direction)
+    assert extra_fetches(keep, direction) == [0] * (1 + (keep.mask_next is not None))
+    if direction in jax_is_wasteful:
+        assert extra_fetches(zeros, direction)[0] > 0
+
+
+@pytest.mark.parametrize(("direction", "percent"), [("fwd", 8.9), ("dkv", 11.9)])
+def test_the_counter_is_that_of_the_measured_jax_tables(direction, percent):
+    """Chunks of 8192 over 32k tokens, block 512: 8.9 % and 11.9 % extra fetches under JAX."""
+    tables = compile_mask(ChunkedCausal(8192), q_len=32768).splash(direction)
+    live = int(np.count_nonzero(tables.block_mask))
+    measured = 100 * extra_fetches(tables, direction)[0] / live
+    assert measured == pytest.approx(percent, abs=0.3)
+
+
+@given(cases())
+def test_keep_changes_only_the_padding(case):
+    heads, q_len, kv_len, block_q, block_kv, layout = case
+    shape = {"q_len": q_len, "kv_len": kv_len, "block_q": block_q, "block_kv": block_kv}
+    jax_like = compile_mask(MultiHead(heads), **shape, **layout)
+    keep = compile_mask(MultiHead(heads), **shape, **layout, prefetch="keep")
+    verify(keep)
+    for direction in ("fwd", "dkv"):
+        ours, zeros = keep.splash(direction), jax_like.splash(direction)
+        np.testing.assert_array_equal(ours.block_mask, zeros.block_mask)
+        live = ours.block_mask > 0
+        for name in ("data_next", "mask_next"):
+            a, b = getattr(ours, name), getattr(zeros, name)
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert (a.dtype, a.shape) == (b.dtype, b.shape)
+                np.testing.assert_array_equal(a[live], b[live])
+        shards = layout["q_seq_shards"]
+        if len(ours.block_mask) == 1:
+            for part in per_shard(ours, shards):
+                assert extra_fetches(part, direction) == [0] * (1 + (part.mask_next is not None))
+
+
+def per_shard(info, shards):
+    """The tables of each q shard: equal parts of the tables' middle axis."""
+    parts = [
+        [None] * shards if t is None else np.split(t, shards, axis=1)
+        for t in (info.data_next, info.mask_next, info.block_mask)
+    ]
+    return [SplashTables(*part) for part in zip(*parts, strict=True)]
+
+
+def test_keep_in_the_worked_example():
+    """The shrunk tables of the worked example, whose padding is 0 under JAX."""
+    plan = compile_mask(worked_example(), q_len=8, block_q=2, block_kv=2, prefetch="keep")
+    assert digits(plan.splash_fwd.block_mask) == "100/220/110/121"
+    assert digits(plan.splash_fwd.data_next) == "000/010/020/023"
+    assert digits(plan.splash_fwd.mask_next) == "011/111/101/100"
+    assert digits(plan.splash_dkv.block_mask) == "1000/2000/1010/1221"
+    assert digits(plan.splash_dkv.data_next) == "0123/1123/2123/3133"

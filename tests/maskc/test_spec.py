@@ -6,13 +6,27 @@ import pytest
 from maskc import (
     Blocks,
     Causal,
+    Chunked,
+    ChunkedCausal,
+    Diagonals,
     Documents,
+    Full,
+    Intervals,
+    Keys,
+    Kron,
     Local,
     MultiHead,
+    Neighborhood,
     Prefix,
+    Queries,
     Random,
+    Rectangle,
+    Remap,
     Segments,
+    Shift,
     SpecError,
+    Strided,
+    Transpose,
     load_spec,
 )
 from maskc.request import CompileRequest
@@ -89,6 +103,38 @@ def test_arguments_of_leaves(load, tmp_path):
     assert mask("{causal: }") == Causal()
 
 
+def test_leaves_and_combinators_of_the_zoo(load, tmp_path):
+    np.save(tmp_path / "order.npy", np.array([0, 2, 1, 3]))
+
+    def mask(text):
+        masks = "masks: {window: {local: {left: 1}}}"
+        return load(f"{{maskc: 1, q_len: 4, {masks}, mask: {text}}}")["default"].mask
+
+    assert mask("{chunked: {chunk: 2, offset: 1}}") == Chunked(2, 1)
+    assert mask("{chunked_causal: {chunk: 2, offset: 1}}") == ChunkedCausal(2, 1)
+    assert mask("{strided: {stride: 2, phase: 1}}") == Strided(2, 1)
+    assert mask("{intervals: {starts: [0, 0, 1, 2], stops: [1, 2, 3, 4]}}") == Intervals(
+        [0, 0, 1, 2], [1, 2, 3, 4]
+    )
+    assert mask("{queries: [0, 2]}") == Queries([0, 2])
+    assert mask("{keys: []}") == Keys([])
+    assert mask("{diagonals: [0, 3]}") == Diagonals([0, 3])
+    assert mask("{neighborhood: {shape: [2, 2], kernel: 2, causal: [true, false]}}") == (
+        Neighborhood((2, 2), 2, causal=(True, False))
+    )
+    assert mask("{transpose: causal & window}") == Transpose(Causal() & Local(1))
+    assert mask("{transpose: {mask: {prefix: 2}}}") == Transpose(Prefix(2))
+    assert mask("{shift: {mask: window, q: 1, kv: -1, kv_len: 9}}") == Shift(
+        Local(1), 1, -1, kv_len=9
+    )
+    assert mask("{remap: {mask: ~window, q_positions: {file: order.npy}}}") == Remap(
+        ~Local(1), [0, 2, 1, 3]
+    )
+    assert mask("{kron: {masks: [full, {rectangle: {kv_start: 1}}], q_shape: [null, 2]}}") == Kron(
+        (Full(), Rectangle(kv_start=1)), (None, 2)
+    )
+
+
 def test_one_plan_can_be_chosen(load):
     text = "{maskc: 1, q_len: 8, plans: {a: {mask: causal}, b: {mask: full}}}"
     assert list(load(text)) == ["a", "b"]
@@ -121,14 +167,45 @@ ERRORS = {
     "maskc: 1\nq_len: 8\nmask: local": "3:7: mask: local needs arguments",
     "maskc: 1\nq_len: 8\nmask: 3": "3:7: mask: expected a mask, like 'causal & window'",
     "maskc: 1\nq_len: 8\nmask: {locale: {left: 3}}": (
-        "3:8: mask.locale: unknown mask; expected one of blocks, causal, chunked_causal, dense, "
-        "documents, empty, full, local, prefix, random, rectangle, segments; did you mean 'local'?"
+        "3:8: mask.locale: unknown mask; expected one of blocks, causal, chunked, chunked_causal, "
+        "dense, diagonals, documents, empty, full, intervals, keys, kron, local, neighborhood, "
+        "prefix, queries, random, rectangle, remap, segments, shift, strided, transpose; "
+        "did you mean 'local'?"
     ),
     "maskc: 1\nq_len: 8\nmask: {local: {lefft: 3}}": (
         "3:16: mask.local.lefft: unknown key; expected one of align, left, offset, right; "
         "did you mean 'left'?"
     ),
     "maskc: 1\nq_len: 8\nmask: {local: {left: x}}": "3:22: mask.local.left: expected an integer or",
+    "maskc: 1\nq_len: 8\nmask: {transpose: }": "3:8: mask.transpose.mask: missing key",
+    "maskc: 1\nq_len: 8\nmask: {transpose: casual}": "3:19: mask.transpose.mask: unknown mask 'cas",
+    "maskc: 1\nq_len: 8\nmask: {transpose: {mask: {local: {lefft: 3}}}}": (
+        "3:35: mask.transpose.mask.local.lefft: unknown key"
+    ),
+    "maskc: 1\nq_len: 8\nmask: {shift: {mask: causal, q: x}}": "3:33: mask.shift.q: expected an in",
+    "maskc: 1\nq_len: 8\nmask: {shift: {mask: 3}}": "3:22: mask.shift.mask: expected a mask, like",
+    "maskc: 1\nq_len: 8\nmask: {kron: {masks: causal, q_shape: [2]}}": (
+        "3:22: mask.kron.masks: expected a list of masks, got 'causal'"
+    ),
+    "maskc: 1\nq_len: 8\nmask: {kron: {masks: [full, fulll], q_shape: [2, 4]}}": (
+        "3:29: mask.kron.masks[1]: unknown mask 'fulll'"
+    ),
+    "maskc: 1\nq_len: 8\nmask: {kron: {masks: [full, full], q_shape: [2, ~]}}": (
+        "3:45: mask.kron.q_shape: expected an integer, got None"
+    ),
+    "maskc: 1\nq_len: 8\nmask: {kron: {masks: [causal, full], q_shape: [3, 4]}}": (
+        "3:7: mask: Kron.q_shape: expected 2 x 4 tokens for q_len=8, got (3, 4)"
+    ),
+    "maskc: 1\nq_len: 8\nmask: {neighborhood: {shape: [8], kernel: [3, 3]}}": (
+        "3:43: mask.neighborhood.kernel: expected one value, or 1 like the axes, got (3, 3)"
+    ),
+    "maskc: 1\nq_len: 8\nmask: {neighborhood: {shape: [3, 3], kernel: 3}}": (
+        "3:7: mask: Neighborhood.shape: expected q_len=8 tokens in all, got (3, 3)"
+    ),
+    "maskc: 1\nq_len: 8\nmask: {remap: {mask: causal, q_positions: [0, 1]}}": (
+        "3:7: mask: Remap.q_positions: expected q_len=8 positions, got 2"
+    ),
+    "maskc: 1\nq_len: 8\nmask: a\nmasks: {a: {transpose: a}}": "refers to itself: a -> a",
     "maskc: 1\nq_len: 8\nmask: {full: 3}": "3:14: mask.full: takes no argument, got 3 (int)",
     "maskc: 1\nq_len: 8\nmask: {random: {seed: 3}}": "3:8: mask.random.sparsity: missing key",
     "maskc: 1\nq_len: 8\nmask: {causal: , full: }": "3:7: mask: expected one mask, got 2 keys",
@@ -161,7 +238,7 @@ ERRORS = {
     "maskc: 1\nq_len: 8\nplans: {a: {mask: full, blockq: 3}}": (
         "3:25: plans.a.blockq: unknown key; expected one of block_kv, block_kv_dkv, block_kv_dq, "
         "block_q, block_q_dkv, block_q_dq, downcast_smem_data, head_masks, head_shards, heads, "
-        "kv_len, mask, q_len, q_seq_shards, shrink_grid, splash; did you mean 'block_q'?"
+        "kv_len, mask, prefetch, q_len, q_seq_shards, shrink_grid, splash; did you mean 'block_q'?"
     ),
     "maskc: 1\nq_len: 8\nmask: full\nplans: {a: {mask: full}}": "3:1: mask: expected inside one of",
     "maskc: 1\nq_len: &a [*a]\nmask: full": "an alias that contains itself",

@@ -1,0 +1,1 @@
+"""Plans in the forms of other attention libraries, one module per form."""
