@@ -112,7 +112,8 @@ def segment_ids(mask: Segments, shape: Shape) -> tuple[FrozenArray, FrozenArray]
     for name, ids, length in zip(("q_ids", "kv_ids"), both, shape, strict=True):
         if len(ids) != length:
             side = "q_len" if name == "q_ids" else "kv_len"
-            hint = " (pass kv_ids where q_len != kv_len)" if mask.kv_ids is None else ""
+            shared = name == "kv_ids" and mask.kv_ids is None
+            hint = " (pass kv_ids where q_len != kv_len)" if shared else ""
             raise MaskArgumentError(
                 f"Segments.{name}: expected {side}={length} ids, got {len(ids)}{hint}"
             )

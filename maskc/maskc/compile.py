@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["compile_cached", "compile_mask", "compile_request"]
 
 
+_OTHER_CACHE = "; name another directory with MASKC_CACHE (or --cache)"
+
+
 def compile_mask(mask: Mask, **parameters: Any) -> Plan:
     """Compile one mask to a plan.
 
@@ -109,10 +112,10 @@ def compile_cached(
         if not force and (plan := store.get(request.key, request.canonical)) is not None:
             return plan, True
     except StoreError as error:
-        warn(f"the cache cannot be read: {error}")
+        warn(f"the cache cannot be read: {error}{_OTHER_CACHE}")
     plan = compile_request(request, progress)
     try:
         store.put(plan)
     except StoreError as error:
-        warn(f"the plan is not cached: {error}")
+        warn(f"the plan is not cached: {error}{_OTHER_CACHE}")
     return plan, False
