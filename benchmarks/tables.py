@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from maskc import Causal, CompileRequest, Documents, Local, Mask, compile_request
 from maskc.emit import SplashLayout, splash_tables
-from maskc.lower import BlockGrid
+from maskc.blocking import BlockGrid
 from maskc_cache.plan import Plan, SplashTables
 
 Direction = Literal["fwd", "dkv"]

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
-__all__ = ["compiled", "is_compiled", "loop"]
+__all__ = ["compiled", "is_compiled", "loop", "loops_for"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _compiling = False
+_LARGE = 2000  # rows, runs and the like from which compiled loops repay importing numba
 
 
 def loop(function: _Function) -> _Function:
@@ -52,6 +53,16 @@ def _load_twin(name: str, module: ModuleType) -> None:
         raise
     finally:
         _compiling = False
+
+
+def loops_for(module: ModuleType, work: int) -> Any:
+    """The module or its twin: compiled loops if numba is there already, or if the work is worth it.
+
+    Args:
+        module: a module of loops.
+        work: how often its outer loops turn.
+    """
+    return compiled(module) if work >= _LARGE or "numba" in sys.modules else module
 
 
 def is_compiled(module: ModuleType) -> bool:

@@ -15,9 +15,12 @@ import numpy.typing as npt
 
 from maskc.jit import loop
 
-__all__ = ["classify", "combine", "count_blocks", "find_blocks", "normalise", "paint"]
+__all__ = ["NO_BANK", "NO_RUNS", "classify", "combine", "find_runs", "normalise", "paint", "rehash"]
 
 Ints = npt.NDArray[Any]
+
+NO_BANK, NO_RUNS = -1, -2
+"""What `find_runs` returns where descriptions or runs have no room."""
 
 
 # --- the normal form ----------------------------------------------------------------------------
@@ -430,17 +433,22 @@ def _describe(size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints, word: I
 
 
 @loop
+def _slot(word: Ints, first: int, length: int, table: Ints) -> int:
+    """Where the search for a description begins in an open-addressing table."""
+    hashed = np.int64(length)
+    for i in range(first, first + length):  # below 2**42, so that the product stays below 2**62
+        hashed = ((hashed ^ word[i]) * 1000003) & ((1 << 42) - 1)
+    return int((hashed ^ (hashed >> 17)) & (len(table) - 1))
+
+
+@loop
 def _intern(word: Ints, length: int, table: Ints, pool: Ints, pool_ptr: Ints, count: Ints) -> int:
     """The number of a description: its place if it is known, else the next one.
 
-    `table` is an open-addressing hash table of numbers, -1 where free; descriptions are compared
-    whole, so a collision costs time and nothing else.
+    `table` holds numbers, -1 where free; descriptions are compared whole, so a collision costs
+    time and nothing else.
     """
-    hashed = np.int64(length)
-    for i in range(length):  # kept below 2**42, so that the product stays below 2**62
-        hashed = ((hashed ^ word[i]) * 1000003) & ((1 << 42) - 1)
-    mask = len(table) - 1
-    slot = (hashed ^ (hashed >> 17)) & mask
+    slot = _slot(word, 0, length, table)
     while table[slot] >= 0:
         number = table[slot]
         first = pool_ptr[number]
@@ -452,7 +460,7 @@ def _intern(word: Ints, length: int, table: Ints, pool: Ints, pool_ptr: Ints, co
                     break
             if same:
                 return int(number)
-        slot = (slot + 1) & mask
+        slot = (slot + 1) & (len(table) - 1)
     number = int(count[0])
     table[slot] = number
     first = pool_ptr[number]
@@ -464,115 +472,273 @@ def _intern(word: Ints, length: int, table: Ints, pool: Ints, pool_ptr: Ints, co
 
 
 @loop
-def count_blocks(
-    rows: Ints, ptr: Ints, ends: Ints, grid: Ints, lists: Any, full: Ints, partial: Ints
-) -> None:
-    """How many full and partial blocks each row of blocks has.
-
-    Args:
-        rows: first row of each strip, and the end.
-        ptr: where each strip's intervals begin.
-        ends: the intervals.
-        grid: (block_q, block_kv, rows of blocks).
-        lists: of `classify`.
-        full: [rows of blocks] to fill.
-        partial: [rows of blocks] to fill.
-    """
-    block_q, block_kv, nq = grid[0], grid[1], grid[2]
-    end, s = rows[len(rows) - 1], 0
-    for i in range(nq):
-        top, bottom = i * block_q, min((i + 1) * block_q, end)
-        while rows[s + 1] <= top:
-            s += 1
-        t, f = classify(rows, ptr, ends, s, top, bottom, block_kv, lists)
-        if bottom - top < block_q:
-            f = 0
-        width, filled = 0, 0
-        for k in range(t):
-            width += lists[0][k, 1] - lists[0][k, 0]
-        for k in range(f):
-            filled += lists[1][k, 1] - lists[1][k, 0]
-        full[i] = filled
-        partial[i] = width - filled
+def rehash(pool: Ints, pool_ptr: Ints, count: int, table: Ints) -> None:
+    """Enter all descriptions into a new, larger table."""
+    for number in range(count):
+        first = pool_ptr[number]
+        slot = _slot(pool, first, pool_ptr[number + 1] - first, table)
+        while table[slot] >= 0:
+            slot = (slot + 1) & (len(table) - 1)
+        table[slot] = number
 
 
 @loop
-def find_blocks(
+def _append(runs: Ints, begin: int, n: int, start: int, stop: int, number: int) -> int:
+    """Append blocks to a row whose runs began at `begin`; how many runs there are then."""
+    if n > begin and runs[n - 1, 1] == start and runs[n - 1, 2] == number:
+        runs[n - 1, 1] = stop
+        return n
+    runs[n, 0] = start
+    runs[n, 1] = stop
+    runs[n, 2] = number
+    return n + 1
+
+
+@loop
+def _cut(
     rows: Ints,
     ptr: Ints,
     ends: Ints,
-    grid: Ints,
-    start: Ints,
-    out: Any,
+    strip: int,
+    top: int,
+    bottom: int,
+    column: int,
+    sizes: tuple[int, int],
     interned: Any,
-    lists: Any,
     scratch: Any,
-    word: Ints,
-) -> None:
-    """Full and partial blocks of every row of blocks from `start` on, while the pool has room.
+) -> int:
+    """The number of one partial block, by the normal form of its content; negative if no room.
+
+    `interned` is (table, pool, pool_ptr, count), `scratch` that of `_crop` and room for a word.
+    """
+    table, pool, pool_ptr, count = interned
+    crop, word = scratch
+    block_q, block_kv = sizes
+    left = column * block_kv
+    _crop(rows, ptr, ends, strip, top, bottom, left, left + block_kv, block_q, crop)
+    length = _describe(crop[3], crop[4], crop[5], crop[6], word)
+    n = count[0]
+    if pool_ptr[n] + length > len(pool) or n + 2 > len(pool_ptr) or 2 * n + 2 > len(table):
+        return NO_BANK
+    return _intern(word, length, table, pool, pool_ptr, count)
+
+
+@loop
+def _one_strip(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    top: int,
+    bottom: int,
+    sizes: tuple[int, int],
+    begin: int,
+    runs: Ints,
+    interned: Any,
+    scratch: Any,
+    memo: Ints,
+) -> int:
+    """The runs of a row of blocks that lies in one strip; as `_some_strips`.
+
+    What a block holds of a single interval follows from the interval's ends relative to the block,
+    so `memo` gives most numbers without a look at the block: its rows are (lo, hi, lo_slope,
+    hi_slope, height, number + 1).
+    """
+    block_q, block_kv = sizes
+    height, down, n, seen = bottom - top, top - rows[strip], begin, 0
+    for k in range(ptr[strip], ptr[strip + 1]):
+        lo_slope, hi_slope = ends[k, 2], ends[k, 3]
+        lo, hi = ends[k, 0] + down * lo_slope, ends[k, 1] + down * hi_slope
+        lo_end, hi_end = lo + (height - 1) * lo_slope, hi + (height - 1) * hi_slope
+        stop = (hi_end - 1) // block_kv + 1
+        full_start, full_stop = -(-lo_end // block_kv), hi // block_kv
+        if height < block_q:
+            full_stop = full_start
+        shared = stop  # blocks from here on belong to the next interval as well
+        if k + 1 < ptr[strip + 1]:
+            shared = min(stop, (ends[k + 1, 0] + down * ends[k + 1, 2]) // block_kv)
+        j = max(lo // block_kv, seen)
+        while j < stop:
+            if n >= len(runs):
+                return NO_RUNS
+            if full_start <= j < full_stop:
+                n = _append(runs, begin, n, j, full_stop, -1)
+                j = full_stop
+                continue
+            left = j * block_kv
+            if j >= shared:
+                number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+            else:
+                here, there, lo_moves, hi_moves = lo - left, hi - left, lo_slope, hi_slope
+                if lo_end <= left:
+                    here, lo_moves = 0, 0
+                if there >= block_kv:
+                    there, hi_moves = block_kv, 0
+                at = (5 * here + 3 * there + 2 * lo_moves + hi_moves + height) & (len(memo) - 1)
+                known = (
+                    memo[at, 0] == here
+                    and memo[at, 1] == there
+                    and memo[at, 2] == lo_moves
+                    and memo[at, 3] == hi_moves
+                    and memo[at, 4] == height
+                )
+                number = memo[at, 5] - 1
+                if not known or number < 0:
+                    number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+                    memo[at, 0] = here
+                    memo[at, 1] = there
+                    memo[at, 2] = lo_moves
+                    memo[at, 3] = hi_moves
+                    memo[at, 4] = height
+                    memo[at, 5] = number + 1
+            if number < 0:
+                return NO_BANK
+            n = _append(runs, begin, n, j, j + 1, number)
+            j += 1
+        seen = max(seen, stop)
+    return n
+
+
+@loop
+def _some_strips(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    top: int,
+    bottom: int,
+    sizes: tuple[int, int],
+    begin: int,
+    runs: Ints,
+    interned: Any,
+    scratch: Any,
+    lists: Any,
+) -> int:
+    """The runs of any row of blocks, written from `begin` on.
+
+    Returns:
+        How many runs there are then, or `NO_RUNS` or `NO_BANK`.
+    """
+    block_q, block_kv = sizes
+    t, f = classify(rows, ptr, ends, strip, top, bottom, block_kv, lists)
+    touched, full = lists[0], lists[1]
+    if bottom - top < block_q:
+        f = 0
+    n, k = begin, 0
+    for r in range(t):
+        j = touched[r, 0]
+        while j < touched[r, 1]:
+            while k < f and full[k, 1] <= j:
+                k += 1
+            if n >= len(runs):
+                return NO_RUNS
+            if k < f and full[k, 0] <= j:
+                n = _append(runs, begin, n, j, full[k, 1], -1)
+                j = full[k, 1]
+                continue
+            number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+            if number < 0:
+                return NO_BANK
+            n = _append(runs, begin, n, j, j + 1, number)
+            j += 1
+    return n
+
+
+@loop
+def find_runs(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    block_q: int,
+    block_kv: int,
+    kv_len: int,
+    start: Ints,
+    out_ptr: Ints,
+    runs: Ints,
+    table: Ints,
+    pool: Ints,
+    pool_ptr: Ints,
+    count: Ints,
+) -> int:
+    """The runs of every row of blocks from `start` on; `NO_RUNS` or `NO_BANK` if there is no room.
+
+    A row that found no room is found again when there is more: equal blocks get equal numbers.
 
     Args:
         rows: first row of each strip, and the end.
         ptr: where each strip's intervals begin.
         ends: the intervals.
-        grid: (block_q, block_kv, rows of blocks).
-        start: (next row of blocks, its strip, full blocks, partial blocks so far); updated.
-        out: (full_idx, partial_idx, partial_id, first) to fill; `first` is where each distinct
-            block was first seen, [n, 2].
-        interned: (table, pool, pool_ptr, count) of `_intern`.
-        lists: of `classify`.
-        scratch: of `_crop`.
-        word: room for one description.
+        block_q: queries per block.
+        block_kv: keys per block.
+        kv_len: number of keys.
+        start: (next row of blocks, its strip, place in `out_ptr`); updated.
+        out_ptr: where each row's runs begin, as in `MaskBlocks.ptr`; filled from `start[2]` on.
+        runs: as in `MaskBlocks.runs`; filled from `out_ptr[start[2]]` on.
+        table: of `_intern`, as are the rest.
+        pool: descriptions of the distinct partial blocks.
+        pool_ptr: where each begins.
+        count: how many there are.
     """
-    full_idx, partial_idx, partial_id, first = out
-    table, pool, pool_ptr, count = interned
-    touched, full = lists[0], lists[1]
-    block_q, block_kv, nq = grid[0], grid[1], grid[2]
     end = rows[len(rows) - 1]
+    nq = -(-end // block_q)
+    widest = 1
+    for s in range(len(ptr) - 1):
+        widest = max(widest, ptr[s + 1] - ptr[s])
+    columns = -(-kv_len // block_kv) + widest + 1
+    lists = (
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+    )
+    most = min(widest, block_kv // 2 + 1)  # intervals of a row of a block
+    intervals = (block_q + 1) * (most + 1)
+    crop = (
+        np.empty((most + 2, 4), np.int64),
+        np.empty(3, np.int64),
+        np.empty((most + 2, 4), np.int64),
+        np.empty(2, np.int64),
+        np.empty(block_q + 1, np.int64),
+        np.empty(block_q + 1, np.int64),
+        np.empty((intervals, 4), np.int64),
+    )
+    scratch = crop, np.empty(2 * block_q + 2 + 4 * intervals, np.int64)
+    interned = table, pool, pool_ptr, count
+    sizes = block_q, block_kv
+    memo = np.zeros((64, 6), np.int64)
     while start[0] < nq:
-        i, s = start[0], start[1]
-        top, bottom = i * block_q, min((i + 1) * block_q, end)
+        i, s, at = start[0], start[1], start[2]
+        top = i * block_q
+        bottom = min(top + block_q, end)
         while rows[s + 1] <= top:
             s += 1
-        t, f = classify(rows, ptr, ends, s, top, bottom, block_kv, lists)
-        if bottom - top < block_q:
-            f = 0
-        at, here, k = start[2], start[3], 0
-        for r in range(t):
-            j = touched[r, 0]
-            while j < touched[r, 1]:
-                while k < f and full[k, 1] <= j:
-                    k += 1
-                if k < f and full[k, 0] <= j:
-                    width = full[k, 1] - j
-                    full_idx[at : at + width] = np.arange(j, full[k, 1])
-                    at += width
-                    j = full[k, 1]
-                    continue
-                left = j * block_kv
-                _crop(rows, ptr, ends, s, top, bottom, left, left + block_kv, block_q, scratch)
-                length = _describe(scratch[3], scratch[4], scratch[5], scratch[6], word)
-                if pool_ptr[count[0]] + length > len(pool):
-                    return  # this row is found again: the same blocks get the same numbers
-                before = count[0]
-                number = _intern(word, length, table, pool, pool_ptr, count)
-                if number == before:
-                    first[number, 0] = i
-                    first[number, 1] = j
-                partial_idx[here] = j
-                partial_id[here] = number
-                here += 1
-                j += 1
+        if rows[s + 1] >= bottom:
+            n = _one_strip(
+                rows, ptr, ends, s, top, bottom, sizes,
+                out_ptr[at], runs, interned, scratch, memo,
+            )  # fmt: skip
+        else:
+            n = _some_strips(
+                rows, ptr, ends, s, top, bottom, sizes,
+                out_ptr[at], runs, interned, scratch, lists,
+            )  # fmt: skip
+        if n < 0:
+            return n
+        out_ptr[at + 1] = n
         start[0] = i + 1
         start[1] = s
-        start[2] = at
-        start[3] = here
+        start[2] = at + 1
+    return 0
 
 
 @loop
-def paint(pool: Ints, pool_ptr: Ints, count: int, block_q: int, out: npt.NDArray[np.uint8]) -> None:
-    """Descriptions -> bits [count, block_q, bytes], zero before; least significant bit first."""
-    for number in range(count):
+def paint(
+    pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, out: npt.NDArray[np.uint8]
+) -> None:
+    """Descriptions `first` to `last` -> bits [count, block_q, bytes], least significant first."""
+    for number in range(first, last):
+        out[number] = 0
         at, end = pool_ptr[number], pool_ptr[number + 1]
         while at < end:
             top, n = pool[at], pool[at + 1]

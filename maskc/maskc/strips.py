@@ -12,7 +12,8 @@ equal strip forms**, however they were written, and a hash of the form is a hash
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -21,17 +22,18 @@ import numpy.typing as npt
 
 from maskc import strip_loops
 from maskc.arrays import FrozenArray
+from maskc.block_runs import MaskBlocks
 from maskc.expr import Mask
-from maskc.jit import compiled, is_compiled
+from maskc.jit import loops_for
 
-__all__ = ["AND", "NOT", "OR", "XOR", "StripBlocks", "Strips", "combine", "find_blocks", "normal"]
+__all__ = ["AND", "NOT", "OR", "XOR", "Strips", "combine", "find_blocks", "normal"]
 
 Ints = npt.NDArray[np.int64]
 
 AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 """Operators by truth table: bit 2 * a + b is the value. `NOT` is that of its first mask."""
 
-_LARGE = 2000  # strips and rows of blocks from which compiled loops repay importing numba
+_SHARED = 1 << 22  # bytes of drawn blocks from which a second core repays
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
 
 
@@ -113,14 +115,9 @@ class Strips(Mask):
         return True if full else None
 
 
-def _loops(work: int) -> Any:
-    """The loops to use: compiled ones if they are there already, or if the work is worth it."""
-    return compiled(strip_loops) if work >= _LARGE or is_compiled(strip_loops) else strip_loops
-
-
 def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) -> Strips | None:
     """Run a sweep with guessed room for its output, and once more if the guess was too small."""
-    loops = _loops(strips + intervals)
+    loops = loops_for(strip_loops, strips + intervals)
     room = strips + 4, intervals + 4
     while True:
         size = np.zeros(2, np.int64)
@@ -170,64 +167,58 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
     return _grown(a.kv_len, strips, intervals, fill)
 
 
-@dataclass(frozen=True, slots=True)
-class StripBlocks:
-    """The non-empty blocks of a strip mask, in rows of blocks, ascending.
-
-    Attributes:
-        full: int64 [rows of blocks], how many full blocks each row has.
-        full_idx: int32, their columns.
-        partial: int64 [rows of blocks], how many partial blocks each row has.
-        partial_idx: int32, their columns.
-        partial_id: int32, which of `bits` each is.
-        bits: uint8 [unique, block_q, ceil(block_kv / 8)], in order of first appearance.
-    """
-
-    full: Ints
-    full_idx: npt.NDArray[np.int32]
-    partial: Ints
-    partial_idx: npt.NDArray[np.int32]
-    partial_id: npt.NDArray[np.int32]
-    bits: npt.NDArray[np.uint8]
-
-
-def find_blocks(mask: Strips, block_q: int, block_kv: int) -> StripBlocks:
-    """Classify the blocks of a mask, and draw each distinct partial one once.
+def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlocks:
+    """The blocks of masks of the same lengths, one after the other, with one bank of partial ones.
 
     A block's content is named by the strip form of the block itself, so equal blocks are found
-    equal before any of them is drawn.
+    equal before any of them is drawn, and each is drawn once.
     """
-    nq, nk = -(-mask.q_len // block_q), -(-mask.kv_len // block_kv)
-    loops = _loops(nq + len(mask.rows.array))
-    grid = np.array([block_q, block_kv, nq])
-    lists = _lists(nk, mask.widest)
-    full, partial = np.zeros(nq, np.int64), np.zeros(nq, np.int64)
-    loops.count_blocks(*mask.arrays, grid, lists, full, partial)
-    candidates = int(partial.sum())
-    full_idx = np.empty(int(full.sum()), np.int32)
-    partial_idx, partial_id = np.empty(candidates, np.int32), np.empty(candidates, np.int32)
-    first = np.empty((candidates, 2), np.int64)
-    table = np.full(1 << (2 * candidates + 1).bit_length(), -1, np.int64)
-    pool_ptr, count = np.zeros(candidates + 1, np.int64), np.zeros(1, np.int64)
-    scratch, word = _scratch(min(mask.widest, block_kv // 2 + 1), block_q)
-    pool = np.empty(max(64 * candidates, len(word)), np.int64)
-    start = np.zeros(4, np.int64)
-    while True:
-        interned = table, pool, pool_ptr, count
-        out = full_idx, partial_idx, partial_id, first
-        loops.find_blocks(*mask.arrays, grid, start, out, interned, lists, scratch, word)
-        if start[0] == nq:
-            break
-        pool = np.concatenate([pool, np.empty_like(pool)])
+    nq = -(-masks[0].q_len // block_q)
+    strips = sum(len(mask.rows.array) for mask in masks)
+    loops = loops_for(strip_loops, nq * len(masks) + strips)
+    ptr, runs = np.zeros(nq * len(masks) + 1, np.int64), np.empty((4 * (nq + strips), 3), np.int32)
+    pool, pool_ptr = np.empty(1024, np.int64), np.zeros(64, np.int64)
+    table, count = np.full(128, -1, np.int64), np.zeros(1, np.int64)
+    for number, mask in enumerate(masks):
+        start = np.array([0, 0, number * nq])
+        while lack := loops.find_runs(
+            *mask.arrays, block_q, block_kv, mask.kv_len, start,
+            ptr, runs, table, pool, pool_ptr, count,
+        ):  # fmt: skip
+            if lack == strip_loops.NO_RUNS:
+                runs = np.concatenate([runs, np.empty_like(runs)])
+                continue
+            pool, pool_ptr = (np.concatenate([a, np.empty_like(a)]) for a in (pool, pool_ptr))
+            table = np.full(2 * len(table), -1, np.int64)
+            loops.rehash(pool, pool_ptr, int(count[0]), table)
+    bits = _drawn(loops, pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
+    return MaskBlocks(ptr, runs[: ptr[-1]], bits)
+
+
+def _drawn(
+    loops: Any, pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
+) -> npt.NDArray[np.uint8]:
+    """The bits of all descriptions; on two cores where that repays starting a thread."""
+    count = len(pool_ptr) - 1
     if loops is strip_loops:
-        bits = _drawn(pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
-    else:
-        bits = np.zeros((int(count[0]), block_q, -(-block_kv // 8)), np.uint8)
-        loops.paint(pool, pool_ptr, int(count[0]), block_q, bits)
-    return StripBlocks(full, full_idx, partial, partial_idx, partial_id, bits)
+        return _drawn_by_strips(pool, pool_ptr, block_q, block_kv)
+    out = np.empty((count, block_q, -(-block_kv // 8)), np.uint8)
+    if out.nbytes < _SHARED:
+        loops.paint(pool, pool_ptr, 0, count, block_q, out)
+        return out
+    with ThreadPoolExecutor(2) as pair:
+        halves = [
+            pair.submit(loops.paint, pool, pool_ptr, first, last, block_q, out)
+            for first, last in ((0, count // 2), (count // 2, count))
+        ]
+    for half in halves:
+        half.result()
+    return out
 
 
-def _drawn(pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int) -> npt.NDArray[np.uint8]:
+def _drawn_by_strips(
+    pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
+) -> npt.NDArray[np.uint8]:
     """`paint` for a few blocks: numpy draws a strip at a time where plain loops draw a row."""
     out = np.zeros((len(pool_ptr) - 1, block_q, -(-block_kv // 8)), np.uint8)
     kv = np.arange(block_kv)
@@ -249,13 +240,3 @@ def _drawn(pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int) -> npt.NDArr
 def _lists(nk: int, widest: int) -> tuple[Ints, ...]:
     """Room to classify one row of `nk` blocks."""
     return tuple(np.zeros((nk + widest + 1, 2), np.int64) for _ in range(5))
-
-
-def _scratch(widest: int, block_q: int) -> tuple[tuple[Ints, ...], Ints]:
-    """Room to crop one block of `block_q` rows with up to `widest` intervals each."""
-    strips, intervals = block_q + 1, (block_q + 1) * (widest + 1)
-    shapes: list[tuple[int, ...]] = [
-        (widest + 2, 4), (3,), (widest + 2, 4), (2,), (strips,), (strips,), (intervals, 4),
-    ]  # fmt: skip
-    arrays = tuple(np.zeros(shape, np.int64) for shape in shapes)
-    return arrays, np.zeros(2 * strips + 4 * intervals, np.int64)
