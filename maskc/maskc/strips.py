@@ -24,12 +24,27 @@ from maskc.arrays import FrozenArray
 from maskc.expr import Mask
 from maskc.jit import compiled, is_compiled
 
-__all__ = ["AND", "NOT", "OR", "XOR", "StripBlocks", "Strips", "combine", "find_blocks", "normal"]
+__all__ = [
+    "AND",
+    "NOT",
+    "OR",
+    "PER_ROW",
+    "XOR",
+    "StripBlocks",
+    "Strips",
+    "combine",
+    "find_blocks",
+    "normal",
+    "transposed",
+]
 
 Ints = npt.NDArray[np.int64]
 
 AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 """Operators by truth table: bit 2 * a + b is the value. `NOT` is that of its first mask."""
+
+PER_ROW = 8
+"""Intervals per row, on average, beyond which bits are the better form."""
 
 _LARGE = 2000  # strips and rows of blocks from which compiled loops repay importing numba
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
@@ -168,6 +183,66 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
         loops.combine(*a.arrays, *b.arrays, a.kv_len, table, *out)
 
     return _grown(a.kv_len, strips, intervals, fill)
+
+
+# --- transposition ------------------------------------------------------------------------------
+
+
+def transposed(mask: Strips) -> Strips | None:
+    """The strip form of the mask with queries and keys swapped.
+
+    Down a column, a mask changes its value at edges of two kinds: where two rows differ, which is
+    level over a range of columns, and along an end that moves, which goes down a row per column.
+    No two edges share an element, so between the columns where edges begin or end their order is
+    fixed, and every other one of them opens an interval.
+
+    Returns:
+        None if it has more than 8 intervals per row of its own: too many for a strip form.
+    """
+    edges = np.concatenate([_level_edges(mask), _slanted_edges(mask)])
+    starts, stops, row, slope = edges.T
+    cuts = np.unique(np.concatenate([starts, stops, [0, mask.kv_len]]))
+    first = np.searchsorted(cuts, starts)
+    counts = np.searchsorted(cuts, stops) - first
+    total = int(counts.sum())
+    if total > 2 * PER_ROW * mask.kv_len:
+        return None
+    edge = np.repeat(np.arange(len(edges)), counts)
+    piece = np.arange(total) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    at = row[edge] + slope[edge] * (cuts[piece] - starts[edge])
+    order = np.argsort(piece * (mask.q_len + 1) + at)
+    ends = np.concatenate([at[order].reshape(-1, 2), slope[edge[order]].reshape(-1, 2)], axis=1)
+    ptr = np.searchsorted(piece[order[::2]], np.arange(len(cuts)))
+    return normal(mask.q_len, cuts, ptr, ends)
+
+
+def _level_edges(mask: Strips) -> Ints:
+    """Where a row differs from the one above: [n, 4] of (first column, stop, row, slope 0)."""
+    rows, ptr, ends = mask.arrays
+    strip = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    top, width = ends[:, :2], mask.kv_len + 1
+    bottom = top + (np.diff(rows) - 1)[strip, None] * ends[:, 2:]
+    above, below = bottom + (strip + 1)[:, None] * width, top + strip[:, None] * width
+    keys = np.sort(np.concatenate([above, below], axis=None))
+    twice = keys[1:] == keys[:-1]  # an end of both rows is no change
+    lone = keys[~(np.append(twice, False) | np.append(False, twice))[: len(keys)]]
+    boundary, column = np.divmod(lone.reshape(-1, 2), width)
+    out = np.zeros((len(boundary), 4), np.int64)
+    out[:, :2], out[:, 2] = column, rows[boundary[:, 0]]
+    return out
+
+
+def _slanted_edges(mask: Strips) -> Ints:
+    """Where an end moves: [n, 4] of (first column, stop, row at the first, slope 1)."""
+    rows, ptr, ends = mask.arrays
+    strip = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    interval, side = np.nonzero(ends[:, 2:])
+    column, strip = ends[interval, side], strip[interval]
+    steps = rows[strip + 1] - rows[strip] - 1
+    return np.stack([column, column + steps, rows[strip] + 1, np.ones_like(column)], axis=1)
+
+
+# --- blocks -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,19 @@ from maskc import (
     Documents,
     Empty,
     Full,
+    Intervals,
     Local,
     MultiHead,
     Prefix,
     Rectangle,
     Segments,
+    Transpose,
     compile_mask,
     strip_loops,
 )
 from maskc.canonical import canonical
 from maskc.jit import compiled
-from maskc.strips import AND, NOT, OR, XOR, Strips, combine, find_blocks, normal
+from maskc.strips import AND, NOT, OR, XOR, Strips, combine, find_blocks, normal, transposed
 
 OPERATORS = {
     AND: np.logical_and,
@@ -74,6 +76,18 @@ def test_operators_are_exact_and_stay_in_normal_form(data):
     a, b = data.draw(arrays(shape)), data.draw(arrays(shape))
     for table, operator in OPERATORS.items():
         assert combine(table, read(a), read(b)) == read(operator(a, b))
+
+
+@given(st.data())
+def test_transposition_is_exact_and_stays_in_normal_form(data):
+    mask = data.draw(arrays(data.draw(SHAPES)))
+    assert transposed(read(mask)) == read(mask.T)
+
+
+def test_a_transposition_of_too_many_intervals_is_no_strip_form():
+    stops = np.random.default_rng(0).permutation(128)
+    assert transposed(read(np.arange(128) < stops[:, None])) is None
+    assert transposed(read(np.arange(128) < np.sort(stops)[:, None])) is not None
 
 
 @given(st.data())
@@ -161,11 +175,15 @@ def same_constant(form, mask):
         (Prefix(16) | Causal(), ~(~Causal() & Rectangle(kv_start=16))),
         (Segments([0, 1] * 128), Segments([1, 0] * 128)),
         (
+            Transpose(Intervals(np.arange(256) // 2, np.full(256, 256))),
+            Intervals([0] * 256, np.minimum(2 * np.arange(256) + 2, 256)),
+        ),
+        (
             Blocks(np.tri(4, dtype=bool), 64),
             ChunkedCausal(64) | Causal() | Documents([0, 64, 128, 192, 256]),
         ),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_different_writings_of_one_mask_share_one_form(left, right):
     assert canonical(left, 256, 256) == canonical(right, 256, 256)
