@@ -46,6 +46,7 @@ from maskc.expr import (
     Transpose,
     Xor,
 )
+from maskc.strips import Strips, transposed
 
 __all__ = ["band_of", "check_intervals", "document_ids", "rewritten", "segment_ids"]
 
@@ -258,7 +259,11 @@ def _transpose(inner: Mask, shape: Shape, canonical: Canonical) -> tuple[Mask, b
     leaf = _transposed_leaf(inner, lengths)
     if leaf is not None:
         return leaf, False
-    return _wrapped(inner, lengths, canonical, Transpose)
+    tree, final = _wrapped(inner, lengths, canonical, Transpose)
+    if final and isinstance(tree, Transpose) and isinstance(tree.mask, Strips):
+        strips = transposed(tree.mask)
+        return (tree, True) if strips is None else (strips, False)
+    return tree, final
 
 
 def _transposed_leaf(leaf: Mask, lengths: Shape) -> Mask | None:

@@ -19,8 +19,9 @@ from maskc.block_runs import FULL, MaskBlocks
 from maskc.blocking import BlockGrid
 from maskc.expr import Empty, Full, Mask
 from maskc.rows import Grid, allowed, bounds
+from maskc.strip_blocks import find_blocks
 from maskc.strip_leaves import strips_of
-from maskc.strips import Strips, find_blocks
+from maskc.strips import Strips
 
 __all__ = ["Progress", "lower"]
 

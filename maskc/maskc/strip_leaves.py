@@ -8,14 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.expr import Blocks, Chunked, Empty, Full, Intervals, Local, Mask, Rectangle, Segments
-from maskc.strips import Strips, normal
+from maskc.strips import PER_ROW, Strips, normal
 
 __all__ = ["strips_of"]
 
 Shape = tuple[int, int]
 _Ints = npt.NDArray[Any]
-
-_PER_ROW = 8  # intervals per row, on average, beyond which bits are the better form
 
 
 def strips_of(leaf: Mask, shape: Shape) -> Strips | None:
@@ -97,7 +95,7 @@ def _segments(q_ids: _Ints, kv_ids: _Ints, shape: Shape) -> Strips | None:
     first, last = np.searchsorted(ids, own), np.searchsorted(ids, own, side="right")
     counts = np.where(own < 0, 0, last - first)
     ptr = np.append(0, np.cumsum(counts))
-    if ptr[-1] > _PER_ROW * shape[0]:
+    if ptr[-1] > PER_ROW * shape[0]:
         return None
     within = np.arange(ptr[-1]) - np.repeat(ptr[:-1], counts)
     chosen = order[np.repeat(first, counts) + within]
@@ -113,7 +111,7 @@ def _tiles(
     edges = np.diff(np.pad(pattern, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     _, stops = np.nonzero(edges == -1)
-    if len(starts) > _PER_ROW * shape[0]:
+    if len(starts) > PER_ROW * shape[0]:
         return None
     ends = np.zeros((len(starts), 4), np.int64)
     ends[:, 0], ends[:, 1] = starts * tile_kv, np.minimum(stops * tile_kv, shape[1])

@@ -11,29 +11,38 @@ equal strip forms**, however they were written, and a hash of the form is a hash
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc import strip_loops
+from maskc import strip_block_loops, strip_loops
 from maskc.arrays import FrozenArray
-from maskc.block_runs import MaskBlocks
 from maskc.expr import Mask
 from maskc.jit import loops_for
 
-__all__ = ["AND", "NOT", "OR", "XOR", "Strips", "combine", "find_blocks", "normal"]
+__all__ = [
+    "AND",
+    "NOT",
+    "OR",
+    "PER_ROW",
+    "XOR",
+    "Strips",
+    "combine",
+    "normal",
+    "transposed",
+]
 
 Ints = npt.NDArray[np.int64]
 
 AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 """Operators by truth table: bit 2 * a + b is the value. `NOT` is that of its first mask."""
 
-_SHARED = 1 << 22  # bytes of drawn blocks from which a second core repays
+PER_ROW = 8
+"""Intervals per row, on average, beyond which bits are the better form."""
+
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
 
 
@@ -100,7 +109,7 @@ class Strips(Mask):
         lists = _lists(nk, self.widest)
         for i, (top, bottom) in enumerate(zip(tops.tolist(), bottoms.tolist(), strict=True)):
             strip = int(np.searchsorted(self.rows.array, top, side="right")) - 1
-            t, f = strip_loops.classify(*self.arrays, strip, top, bottom, block_kv, lists)
+            t, f = strip_block_loops.classify(*self.arrays, strip, top, bottom, block_kv, lists)
             for ranges, n, out in ((lists[0], t, some), (lists[1], f, every)):
                 for start, stop in ranges[:n].tolist():
                     out[i, start:stop] = True
@@ -167,74 +176,61 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
     return _grown(a.kv_len, strips, intervals, fill)
 
 
-def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlocks:
-    """The blocks of masks of the same lengths, one after the other, with one bank of partial ones.
+# --- transposition ------------------------------------------------------------------------------
 
-    A block's content is named by the strip form of the block itself, so equal blocks are found
-    equal before any of them is drawn, and each is drawn once.
+
+def transposed(mask: Strips) -> Strips | None:
+    """The strip form of the mask with queries and keys swapped.
+
+    Down a column, a mask changes its value at edges of two kinds: where two rows differ, which is
+    level over a range of columns, and along an end that moves, which goes down a row per column.
+    No two edges share an element, so between the columns where edges begin or end their order is
+    fixed, and every other one of them opens an interval.
+
+    Returns:
+        None if it has more than 8 intervals per row of its own: too many for a strip form.
     """
-    nq = -(-masks[0].q_len // block_q)
-    strips = sum(len(mask.rows.array) for mask in masks)
-    loops = loops_for(strip_loops, nq * len(masks) + strips)
-    ptr, runs = np.zeros(nq * len(masks) + 1, np.int64), np.empty((4 * (nq + strips), 3), np.int32)
-    pool, pool_ptr = np.empty(1024, np.int64), np.zeros(64, np.int64)
-    table, count = np.full(128, -1, np.int64), np.zeros(1, np.int64)
-    for number, mask in enumerate(masks):
-        start = np.array([0, 0, number * nq])
-        while lack := loops.find_runs(
-            *mask.arrays, block_q, block_kv, mask.kv_len, start,
-            ptr, runs, table, pool, pool_ptr, count,
-        ):  # fmt: skip
-            if lack == strip_loops.NO_RUNS:
-                runs = np.concatenate([runs, np.empty_like(runs)])
-                continue
-            pool, pool_ptr = (np.concatenate([a, np.empty_like(a)]) for a in (pool, pool_ptr))
-            table = np.full(2 * len(table), -1, np.int64)
-            loops.rehash(pool, pool_ptr, int(count[0]), table)
-    bits = _drawn(loops, pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
-    return MaskBlocks(ptr, runs[: ptr[-1]], bits)
+    edges = np.concatenate([_level_edges(mask), _slanted_edges(mask)])
+    starts, stops, row, slope = edges.T
+    cuts = np.unique(np.concatenate([starts, stops, [0, mask.kv_len]]))
+    first = np.searchsorted(cuts, starts)
+    counts = np.searchsorted(cuts, stops) - first
+    total = int(counts.sum())
+    if total > 2 * PER_ROW * mask.kv_len:
+        return None
+    edge = np.repeat(np.arange(len(edges)), counts)
+    piece = np.arange(total) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    at = row[edge] + slope[edge] * (cuts[piece] - starts[edge])
+    order = np.argsort(piece * (mask.q_len + 1) + at)
+    ends = np.concatenate([at[order].reshape(-1, 2), slope[edge[order]].reshape(-1, 2)], axis=1)
+    ptr = np.searchsorted(piece[order[::2]], np.arange(len(cuts)))
+    return normal(mask.q_len, cuts, ptr, ends)
 
 
-def _drawn(
-    loops: Any, pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
-) -> npt.NDArray[np.uint8]:
-    """The bits of all descriptions; on two cores where that repays starting a thread."""
-    count = len(pool_ptr) - 1
-    if loops is strip_loops:
-        return _drawn_by_strips(pool, pool_ptr, block_q, block_kv)
-    out = np.empty((count, block_q, -(-block_kv // 8)), np.uint8)
-    if out.nbytes < _SHARED:
-        loops.paint(pool, pool_ptr, 0, count, block_q, out)
-        return out
-    with ThreadPoolExecutor(2) as pair:
-        halves = [
-            pair.submit(loops.paint, pool, pool_ptr, first, last, block_q, out)
-            for first, last in ((0, count // 2), (count // 2, count))
-        ]
-    for half in halves:
-        half.result()
+def _level_edges(mask: Strips) -> Ints:
+    """Where a row differs from the one above: [n, 4] of (first column, stop, row, slope 0)."""
+    rows, ptr, ends = mask.arrays
+    strip = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    top, width = ends[:, :2], mask.kv_len + 1
+    bottom = top + (np.diff(rows) - 1)[strip, None] * ends[:, 2:]
+    above, below = bottom + (strip + 1)[:, None] * width, top + strip[:, None] * width
+    keys = np.sort(np.concatenate([above, below], axis=None))
+    twice = keys[1:] == keys[:-1]  # an end of both rows is no change
+    lone = keys[~(np.append(twice, False) | np.append(False, twice))[: len(keys)]]
+    boundary, column = np.divmod(lone.reshape(-1, 2), width)
+    out = np.zeros((len(boundary), 4), np.int64)
+    out[:, :2], out[:, 2] = column, rows[boundary[:, 0]]
     return out
 
 
-def _drawn_by_strips(
-    pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
-) -> npt.NDArray[np.uint8]:
-    """`paint` for a few blocks: numpy draws a strip at a time where plain loops draw a row."""
-    out = np.zeros((len(pool_ptr) - 1, block_q, -(-block_kv // 8)), np.uint8)
-    kv = np.arange(block_kv)
-    for number, (first, end) in enumerate(itertools.pairwise(pool_ptr.tolist())):
-        at = first
-        while at < end:
-            top, n = pool[at : at + 2].tolist()
-            following = at + 2 + 4 * n
-            bottom = int(pool[following]) if following < end else block_q
-            down = np.arange(bottom - top)[:, None]
-            inside = np.zeros((bottom - top, block_kv), np.bool_)
-            for lo, hi, lo_slope, hi_slope in pool[at + 2 : following].reshape(n, 4).tolist():
-                inside |= (lo + down * lo_slope <= kv) & (kv < hi + down * hi_slope)
-            out[number, top:bottom] = np.packbits(inside, axis=1, bitorder="little")
-            at = following
-    return out
+def _slanted_edges(mask: Strips) -> Ints:
+    """Where an end moves: [n, 4] of (first column, stop, row at the first, slope 1)."""
+    rows, ptr, ends = mask.arrays
+    strip = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    interval, side = np.nonzero(ends[:, 2:])
+    column, strip = ends[interval, side], strip[interval]
+    steps = rows[strip + 1] - rows[strip] - 1
+    return np.stack([column, column + steps, rows[strip] + 1, np.ones_like(column)], axis=1)
 
 
 def _lists(nk: int, widest: int) -> tuple[Ints, ...]:
