@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from maskc import run_loops
 from maskc.jit import loops_for
+from maskc.memory import empty
 from maskc_cache.plan import BlockLists, smallest_dtype
 
 __all__ = ["FULL", "MaskBlocks", "lists_of", "turned"]
@@ -83,8 +84,8 @@ def lists_of(blocks: MaskBlocks, columns: int, block_q: int, block_kv: int) -> B
     full_ptr, partial_ptr = np.empty((2, len(blocks.ptr)), np.int32)
     loops.count(blocks.ptr, blocks.runs, full_ptr, partial_ptr)
     index = smallest_dtype(columns - 1)
-    full_idx, partial_idx = (np.empty(ptr[-1], index) for ptr in (full_ptr, partial_ptr))
-    partial_id = np.empty(len(partial_idx), smallest_dtype(max(len(blocks.bits) - 1, 0)))
+    full_idx, partial_idx = (empty(int(ptr[-1]), index) for ptr in (full_ptr, partial_ptr))
+    partial_id = empty(len(partial_idx), smallest_dtype(max(len(blocks.bits) - 1, 0)))
     iota = np.arange(columns, dtype=index)
     loops.list_blocks(blocks.runs, iota, full_idx, partial_idx, partial_id)
     return BlockLists(

@@ -22,6 +22,7 @@ from maskc import run_loops
 from maskc.block_runs import MaskBlocks, turned
 from maskc.blocking import BlockGrid
 from maskc.jit import loops_for
+from maskc.memory import empty
 from maskc.run_loops import DATA, MASK, STATE
 from maskc_cache.plan import BlockState, SplashTables, smallest_dtype
 
@@ -146,7 +147,7 @@ class _Slabs:
         for kind, most in ((DATA, largest), (MASK, unique - 1), (STATE, int(BlockState.FULL))):
             dtype = smallest_dtype(most) if self.layout.downcast_smem_data else np.dtype(np.int32)
             if kind != MASK or unique:
-                made[kind] = (np.zeros if kind == MASK and unique == 1 else np.empty)(shape, dtype)
+                made[kind] = (np.zeros if kind == MASK and unique == 1 else empty)(shape, dtype)
         return made
 
     def to_fill(self, tables: dict[int, _Ints]) -> list[tuple[int, _Ints]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from maskc import strip_block_loops
 from maskc.block_runs import MaskBlocks
 from maskc.jit import loops_for
+from maskc.memory import empty
 from maskc.strips import Strips
 
 __all__ = ["find_blocks"]
@@ -57,7 +58,7 @@ def _drawn(
     count = len(pool_ptr) - 1
     if loops is strip_block_loops:
         return _drawn_by_strips(pool, pool_ptr, block_q, block_kv)
-    out = np.empty((count, block_q, -(-block_kv // 8)), np.uint8)
+    out = empty((count, block_q, -(-block_kv // 8)), np.uint8)
     if out.nbytes < _SHARED:
         loops.paint(pool, pool_ptr, 0, count, block_q, out)
         return out
