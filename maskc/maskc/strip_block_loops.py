@@ -287,74 +287,83 @@ def _one_strip(
     ptr: Ints,
     ends: Ints,
     strip: int,
-    top: int,
-    bottom: int,
+    end: int,
     sizes: tuple[int, int],
-    begin: int,
+    start: Ints,
+    out_ptr: Ints,
     runs: Ints,
     interned: Any,
     scratch: Any,
     memo: Ints,
 ) -> int:
-    """The runs of a row of blocks that lies in one strip; as `_some_strips`.
+    """The runs of all rows of blocks from `start` on that lie in one strip; as `find_runs`.
 
     What a block holds of a single interval follows from the interval's ends relative to the block,
     so `memo` gives most numbers without a look at the block: its rows are (lo, hi, lo_slope,
     hi_slope, height, number + 1).
     """
     block_q, block_kv = sizes
-    height, down, n, seen = bottom - top, top - rows[strip], begin, 0
-    for k in range(ptr[strip], ptr[strip + 1]):
-        lo_slope, hi_slope = ends[k, 2], ends[k, 3]
-        lo, hi = ends[k, 0] + down * lo_slope, ends[k, 1] + down * hi_slope
-        lo_end, hi_end = lo + (height - 1) * lo_slope, hi + (height - 1) * hi_slope
-        stop = (hi_end - 1) // block_kv + 1
-        full_start, full_stop = -(-lo_end // block_kv), hi // block_kv
-        if height < block_q:
-            full_stop = full_start
-        shared = stop  # blocks from here on belong to the next interval as well
-        if k + 1 < ptr[strip + 1]:
-            shared = min(stop, (ends[k + 1, 0] + down * ends[k + 1, 2]) // block_kv)
-        j = max(lo // block_kv, seen)
-        while j < stop:
-            if n >= len(runs):
-                return NO_RUNS
-            if full_start <= j < full_stop:
-                n = _append(runs, begin, n, j, full_stop, -1)
-                j = full_stop
-                continue
-            left = j * block_kv
-            if j >= shared:
-                number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
-            else:
+    i, at = start[0], start[2]
+    while i * block_q < end and min((i + 1) * block_q, end) <= rows[strip + 1]:
+        top = i * block_q
+        bottom = min(top + block_q, end)
+        height, down, seen = bottom - top, top - rows[strip], 0
+        begin = out_ptr[at]
+        n = begin
+        for k in range(ptr[strip], ptr[strip + 1]):
+            lo_slope, hi_slope = ends[k, 2], ends[k, 3]
+            lo, hi = ends[k, 0] + down * lo_slope, ends[k, 1] + down * hi_slope
+            lo_end, hi_end = lo + (height - 1) * lo_slope, hi + (height - 1) * hi_slope
+            stop = (hi_end - 1) // block_kv + 1
+            full_start, full_stop = -(-lo_end // block_kv), hi // block_kv
+            if height < block_q:
+                full_stop = full_start
+            shared = stop  # blocks from here on belong to the next interval as well
+            if k + 1 < ptr[strip + 1]:
+                shared = min(stop, (ends[k + 1, 0] + down * ends[k + 1, 2]) // block_kv)
+            j = max(lo // block_kv, seen)
+            while j < stop:
+                if n >= len(runs):
+                    return NO_RUNS
+                if full_start <= j < full_stop:
+                    n = _append(runs, begin, n, j, full_stop, -1)
+                    j = full_stop
+                    continue
+                left = j * block_kv
                 here, there, lo_moves, hi_moves = lo - left, hi - left, lo_slope, hi_slope
                 if lo_end <= left:
                     here, lo_moves = 0, 0
                 if there >= block_kv:
                     there, hi_moves = block_kv, 0
-                at = (5 * here + 3 * there + 2 * lo_moves + hi_moves + height) & (len(memo) - 1)
-                known = (
-                    memo[at, 0] == here
-                    and memo[at, 1] == there
-                    and memo[at, 2] == lo_moves
-                    and memo[at, 3] == hi_moves
-                    and memo[at, 4] == height
-                )
-                number = memo[at, 5] - 1
-                if not known or number < 0:
+                known = (5 * here + 3 * there + 2 * lo_moves + hi_moves + height) & (len(memo) - 1)
+                number = memo[known, 5] - 1
+                if j >= shared:
                     number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
-                    memo[at, 0] = here
-                    memo[at, 1] = there
-                    memo[at, 2] = lo_moves
-                    memo[at, 3] = hi_moves
-                    memo[at, 4] = height
-                    memo[at, 5] = number + 1
-            if number < 0:
-                return NO_BANK
-            n = _append(runs, begin, n, j, j + 1, number)
-            j += 1
-        seen = max(seen, stop)
-    return n
+                elif number < 0 or not (
+                    memo[known, 0] == here
+                    and memo[known, 1] == there
+                    and memo[known, 2] == lo_moves
+                    and memo[known, 3] == hi_moves
+                    and memo[known, 4] == height
+                ):
+                    number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+                    memo[known, 0] = here
+                    memo[known, 1] = there
+                    memo[known, 2] = lo_moves
+                    memo[known, 3] = hi_moves
+                    memo[known, 4] = height
+                    memo[known, 5] = number + 1
+                if number < 0:
+                    return NO_BANK
+                n = _append(runs, begin, n, j, j + 1, number)
+                j += 1
+            seen = max(seen, stop)
+        i += 1
+        at += 1
+        out_ptr[at] = n
+        start[0] = i
+        start[2] = at
+    return 0
 
 
 @loop
@@ -466,27 +475,27 @@ def find_runs(
     sizes = block_q, block_kv
     memo = np.zeros((64, 6), np.int64)
     while start[0] < nq:
-        i, s, at = start[0], start[1], start[2]
-        top = i * block_q
+        top, s = start[0] * block_q, start[1]
         bottom = min(top + block_q, end)
         while rows[s + 1] <= top:
             s += 1
+        start[1] = s
         if rows[s + 1] >= bottom:
-            n = _one_strip(
-                rows, ptr, ends, s, top, bottom, sizes,
-                out_ptr[at], runs, interned, scratch, memo,
-            )  # fmt: skip
-        else:
-            n = _some_strips(
-                rows, ptr, ends, s, top, bottom, sizes,
-                out_ptr[at], runs, interned, scratch, lists,
-            )  # fmt: skip
+            lack = _one_strip(
+                rows, ptr, ends, s, end, sizes, start, out_ptr, runs, interned, scratch, memo
+            )
+            if lack < 0:
+                return lack
+            continue
+        at = start[2]
+        n = _some_strips(
+            rows, ptr, ends, s, top, bottom, sizes, out_ptr[at], runs, interned, scratch, lists
+        )
         if n < 0:
             return n
         out_ptr[at + 1] = n
-        start[0] = i + 1
-        start[1] = s
-        start[2] = at + 1
+        start[0] += 1
+        start[2] += 1
     return 0
 
 
