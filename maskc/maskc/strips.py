@@ -34,7 +34,9 @@ __all__ = [
     "Strips",
     "combine",
     "find_blocks",
+    "moved",
     "normal",
+    "product",
     "transposed",
 ]
 
@@ -43,10 +45,14 @@ Ints = npt.NDArray[np.int64]
 AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 """Operators by truth table: bit 2 * a + b is the value. `NOT` is that of its first mask."""
 
+_FIRST = 0b1100  # the first mask itself
+
 PER_ROW = 8
 """Intervals per row, on average, beyond which bits are the better form."""
 
 _LARGE = 2000  # strips and rows of blocks from which compiled loops repay importing numba
+_ENOUGH = 10 * _LARGE  # the same, of all work so far
+_done = 0
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
 
 
@@ -129,8 +135,16 @@ class Strips(Mask):
 
 
 def _loops(work: int) -> Any:
-    """The loops to use: compiled ones if they are there already, or if the work is worth it."""
-    return compiled(strip_loops) if work >= _LARGE or is_compiled(strip_loops) else strip_loops
+    """The loops to use: compiled ones if they are there already, or if the work is worth it.
+
+    What plain loops have done so far counts as well: once it has cost what importing numba would
+    have, more of the same is likely to come.
+    """
+    global _done  # noqa: PLW0603  # one count per process
+    if is_compiled(strip_loops):
+        return compiled(strip_loops)
+    _done += work
+    return compiled(strip_loops) if work >= _LARGE or _done >= _ENOUGH else strip_loops
 
 
 def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) -> Strips | None:
@@ -162,8 +176,43 @@ def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips | None:
     Returns:
         None if the mask has too many intervals to be worth a strip form.
     """
-    raw = [np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4)))]
+    raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
+    if not is_compiled(strip_loops) and _is_normal(*raw):
+        return Strips(kv_len, *map(FrozenArray, raw))
     return _grown(kv_len, len(raw[0]), len(raw[2]), lambda loops, *out: loops.normalise(*raw, *out))
+
+
+def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
+    """Whether no strip would take a row of the next one: then there is nothing to loop over."""
+    heights, counts = np.diff(rows), np.diff(ptr)
+    if not heights.all():
+        return False
+    strip = np.repeat(np.arange(len(counts)), counts)
+    if ends[heights[strip] == 1, 2:].any():
+        return False
+    alike = np.flatnonzero(counts[1:] == counts[:-1])
+    fits = np.zeros(len(counts), np.bool_)
+    fits[alike] = True
+    own = np.flatnonzero(fits[strip])
+    s = strip[own]
+    step = ends[own + counts[s], :2] - ends[own, :2]
+    taken = np.where(
+        heights[s, None] == 1,
+        (step == 0) | (step == 1),
+        step == heights[s, None] * ends[own, 2:],
+    ).all(axis=1)
+    fits[s[~taken]] = False
+    return not fits.any()
+
+
+def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips | None:
+    """`normal` of strips whose intervals may touch, and reach beyond the keys."""
+    nothing = np.array([0, rows[-1]]), np.zeros(2, np.int64), np.zeros((0, 4), np.int64)
+
+    def fill(loops: Any, *out: Ints) -> None:
+        loops.combine(rows, ptr, ends, *nothing, kv_len, _FIRST, *out)
+
+    return _grown(kv_len, len(rows), len(ends), fill)
 
 
 def combine(table: int, a: Strips, b: Strips) -> Strips | None:
@@ -183,6 +232,88 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
         loops.combine(*a.arrays, *b.arrays, a.kv_len, table, *out)
 
     return _grown(a.kv_len, strips, intervals, fill)
+
+
+# --- shifts and products ------------------------------------------------------------------------
+
+
+def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips | None:
+    """The mask with its first row and column at `at`, cut to `shape`, and False around it.
+
+    Args:
+        mask: what is moved.
+        at: `(q, kv)`, either of which may be negative.
+        shape: `(q_len, kv_len)` of the result; some of the mask's rows must lie in it.
+
+    Returns:
+        None if the result has too many intervals to be worth a strip form.
+    """
+    rows, ptr, ends = mask.arrays
+    q_len, kv_len = shape
+    first = int(np.searchsorted(rows, -at[0], side="right")) - 1 if at[0] < 0 else 0
+    stop = int(np.searchsorted(rows[:-1], q_len - at[0]))
+    heads = rows[first:stop] + at[0]
+    skip = np.zeros(stop - first, np.int64)
+    skip[0] = max(-int(heads[0]), 0)
+    heads[0] += skip[0]
+    own = ptr[first : stop + 1]
+    ends = ends[own[0] : own[-1]] + np.array([at[1], at[1], 0, 0])
+    ends[:, :2] += np.repeat(skip, np.diff(own))[:, None] * ends[:, 2:]
+    end = min(int(rows[-1]) + at[0], q_len)
+    above, below = [0] if heads[0] > 0 else [], [end] if end < q_len else []
+    ptr = own - own[0]
+    ptr = np.concatenate([ptr[:1] if above else ptr[:0], ptr, ptr[-1:] if below else ptr[:0]])
+    return _settled(
+        kv_len, np.concatenate([above, heads, below, [q_len]]).astype(np.int64), ptr, ends
+    )
+
+
+def product(outer: Strips, inner: Strips) -> Strips | None:
+    """The Kronecker product: `outer[q // n, kv // m] and inner[q % n, kv % m]`, inner [n, m].
+
+    Returns:
+        None if it has more than 8 intervals per row: too many for a strip form.
+    """
+    q, kv = inner.q_len, inner.kv_len
+    rows, ptr, ends = inner.arrays
+    strips = len(ptr) - 1
+    strip = np.repeat(np.arange(strips), np.diff(ptr))
+    whole = (ends == [0, kv, 0, 0]).all(axis=1)  # side by side these are one interval
+    row, spans = _row_intervals(outer)
+    widths = spans[:, 1] - spans[:, 0]
+    parts, joined = ends[~whole], strip[whole]
+    total = len(row) * len(joined) + int(widths.sum()) * len(parts)
+    if total > PER_ROW * outer.q_len * q:
+        return None
+    column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
+    place = (np.repeat(row, widths) * strips)[:, None] + strip[~whole]
+    split = np.tile(parts, (len(column), 1))
+    split[:, :2] += np.repeat(column * kv, len(parts))[:, None]
+    merged = np.zeros((len(row) * len(joined), 4), np.int64)
+    merged[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
+    places = np.concatenate([place.ravel(), ((row * strips)[:, None] + joined).ravel()])
+    pieces = np.concatenate([split, merged])
+    order = np.lexsort((pieces[:, 0], places))
+    counts = np.bincount(places, minlength=outer.q_len * strips)
+    heads = (np.arange(outer.q_len) * q)[:, None] + rows[:-1]
+    return _settled(
+        outer.kv_len * kv,
+        np.append(heads.ravel(), outer.q_len * q),
+        np.append(0, np.cumsum(counts)),
+        pieces[order],
+    )
+
+
+def _row_intervals(mask: Strips) -> tuple[Ints, Ints]:
+    """Every interval of every row: its row, ascending, and its `(start, stop)`, [n, 2]."""
+    rows, ptr, ends = mask.arrays
+    heights, counts = np.diff(rows), np.diff(ptr)
+    per_row = np.repeat(counts, heights)
+    row = np.repeat(np.arange(mask.q_len), per_row)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
+    strip = np.repeat(np.arange(len(counts)), heights)[row]
+    end = ends[ptr[strip] + within]
+    return row, end[:, :2] + (row - rows[strip])[:, None] * end[:, 2:]
 
 
 # --- transposition ------------------------------------------------------------------------------

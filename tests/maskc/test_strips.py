@@ -23,10 +23,23 @@ from maskc import (
     Transpose,
     compile_mask,
     strip_loops,
+    strips,
 )
 from maskc.canonical import canonical
 from maskc.jit import compiled
-from maskc.strips import AND, NOT, OR, XOR, Strips, combine, find_blocks, normal, transposed
+from maskc.strips import (
+    AND,
+    NOT,
+    OR,
+    XOR,
+    Strips,
+    combine,
+    find_blocks,
+    moved,
+    normal,
+    product,
+    transposed,
+)
 
 OPERATORS = {
     AND: np.logical_and,
@@ -34,6 +47,16 @@ OPERATORS = {
     XOR: np.logical_xor,
     NOT: lambda a, _: ~a,
 }
+
+
+@pytest.fixture(scope="module", params=["plain", "compiled"], autouse=True)
+def loops(request):
+    """Everything here holds for both kinds of loops."""
+    chosen = strip_loops if request.param == "plain" else compiled(strip_loops)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strips, "_loops", lambda _work: chosen)
+        patch.setattr(strips, "is_compiled", lambda _: chosen is not strip_loops)
+        yield chosen
 
 
 def read(mask):
@@ -88,6 +111,34 @@ def test_a_transposition_of_too_many_intervals_is_no_strip_form():
     stops = np.random.default_rng(0).permutation(128)
     assert transposed(read(np.arange(128) < stops[:, None])) is None
     assert transposed(read(np.arange(128) < np.sort(stops)[:, None])) is not None
+
+
+@given(st.data())
+def test_moves_are_exact_and_stay_in_normal_form(data):
+    mask = data.draw(arrays(data.draw(SHAPES)))
+    shape = data.draw(SHAPES)
+    at = tuple(
+        data.draw(st.integers(1 - n, outer - 1)) for n, outer in zip(mask.shape, shape, strict=True)
+    )
+    seen = np.zeros(np.add(shape, 28), bool)
+    seen[14 + at[0] :, 14 + at[1] :][: mask.shape[0], : mask.shape[1]] = mask
+    assert moved(read(mask), at, shape) == read(seen[14:-14, 14:-14])
+
+
+@given(st.data())
+def test_products_are_exact_and_stay_in_normal_form(data):
+    small = st.tuples(st.integers(1, 5), st.integers(1, 5))
+    outer, inner = (data.draw(arrays(data.draw(small))) for _ in range(2))
+    whole = np.kron(outer, inner)
+    found = product(read(outer), read(inner))
+    assert found == read(whole)
+
+
+def test_a_product_of_too_many_intervals_is_no_strip_form():
+    comb = read(np.arange(40)[None] % 2 == 0)
+    line = read(np.array([[True, False]]))
+    assert product(read(np.ones((1, 8), bool)), line) is not None
+    assert product(comb, line) is None
 
 
 @given(st.data())
@@ -215,9 +266,7 @@ def test_heads_of_both_kinds_share_partial_blocks():
 
 
 @pytest.mark.parametrize("block", [(16, 16), (24, 40)])
-def test_compiled_loops_do_what_the_plain_ones_do(block, monkeypatch):
-    twin = compiled(strip_loops)
-    monkeypatch.setattr("maskc.strips._loops", lambda _work: twin)
+def test_operators_and_blocks_of_longer_masks(block):
     random = np.random.default_rng(0)
     for _ in range(20):
         q, kv = np.arange(120)[:, None], np.arange(150)
