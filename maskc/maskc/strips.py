@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,7 @@ _LARGE = 2000  # strips and rows of blocks from which compiled loops repay impor
 _ENOUGH = 10 * _LARGE  # the same, of all work so far
 _done = 0
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
+_UNLIMITED = 1 << 62  # where the output is about as long as the input
 
 
 @final
@@ -83,6 +84,11 @@ class Strips(Mask):
     def arrays(self) -> tuple[Ints, Ints, Ints]:
         """`(rows, ptr, ends)`."""
         return self.rows.array, self.ptr.array, self.ends.array
+
+    @property
+    def corner(self) -> bool:
+        """The element at (0, 0)."""
+        return bool(self.ptr.array[1]) and int(self.ends.array[0, 0]) == 0
 
     @property
     def widest(self) -> int:
@@ -127,11 +133,11 @@ class Strips(Mask):
 
     def value(self) -> bool | None:
         """True if every element is, False if none is, else None."""
-        rows, _, ends = self.arrays
-        if not len(ends):
+        if len(self.rows) != 2 or len(self.ends) > 1:
+            return None
+        if not len(self.ends):
             return False
-        full = len(rows) == 2 and ends.tolist() == [[0, self.kv_len, 0, 0]]
-        return True if full else None
+        return True if self.ends.array.tolist() == [[0, self.kv_len, 0, 0]] else None
 
 
 def _loops(work: int) -> Any:
@@ -147,8 +153,13 @@ def _loops(work: int) -> Any:
     return compiled(strip_loops) if work >= _LARGE or _done >= _ENOUGH else strip_loops
 
 
-def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) -> Strips | None:
-    """Run a sweep with guessed room for its output, and once more if the guess was too small."""
+def _grown(
+    kv_len: int, strips: int, intervals: int, fill: Callable[..., None], limit: int
+) -> Strips | None:
+    """Run a sweep with guessed room for its output, and once more if the guess was too small.
+
+    None if it has more than `limit` intervals.
+    """
     loops = _loops(strips + intervals)
     room = strips + 4, intervals + 4
     while True:
@@ -159,12 +170,12 @@ def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) 
         n, m = int(size[0]), int(size[1])
         if n < room[0] and m <= room[1]:
             return Strips(kv_len, *map(FrozenArray, (rows[: n + 1], ptr[: n + 1], ends[:m])))
-        if m > _LIMIT:
+        if m > limit:
             return None
         room = n + 1, m
 
 
-def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips | None:
+def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
     """The normal form of strips that need not be maximal.
 
     Args:
@@ -172,14 +183,15 @@ def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips | None:
         rows: first row of each strip, and q_len.
         ptr: where each strip's intervals begin, and their number.
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
-
-    Returns:
-        None if the mask has too many intervals to be worth a strip form.
     """
     raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
     if not is_compiled(strip_loops) and _is_normal(*raw):
         return Strips(kv_len, *map(FrozenArray, raw))
-    return _grown(kv_len, len(raw[0]), len(raw[2]), lambda loops, *out: loops.normalise(*raw, *out))
+    room = len(raw[0]), len(raw[2])
+    return cast(
+        "Strips",
+        _grown(kv_len, *room, lambda loops, *out: loops.normalise(*raw, *out), _UNLIMITED),
+    )
 
 
 def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
@@ -205,14 +217,14 @@ def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
     return not fits.any()
 
 
-def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips | None:
+def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
     """`normal` of strips whose intervals may touch, and reach beyond the keys."""
     nothing = np.array([0, rows[-1]]), np.zeros(2, np.int64), np.zeros((0, 4), np.int64)
 
     def fill(loops: Any, *out: Ints) -> None:
         loops.combine(rows, ptr, ends, *nothing, kv_len, _FIRST, *out)
 
-    return _grown(kv_len, len(rows), len(ends), fill)
+    return cast("Strips", _grown(kv_len, len(rows), len(ends), fill, _UNLIMITED))
 
 
 def combine(table: int, a: Strips, b: Strips) -> Strips | None:
@@ -231,22 +243,19 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
     def fill(loops: Any, *out: Ints) -> None:
         loops.combine(*a.arrays, *b.arrays, a.kv_len, table, *out)
 
-    return _grown(a.kv_len, strips, intervals, fill)
+    return _grown(a.kv_len, strips, intervals, fill, _LIMIT)
 
 
 # --- shifts and products ------------------------------------------------------------------------
 
 
-def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips | None:
+def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
     """The mask with its first row and column at `at`, cut to `shape`, and False around it.
 
     Args:
         mask: what is moved.
         at: `(q, kv)`, either of which may be negative.
         shape: `(q_len, kv_len)` of the result; some of the mask's rows must lie in it.
-
-    Returns:
-        None if the result has too many intervals to be worth a strip form.
     """
     rows, ptr, ends = mask.arrays
     q_len, kv_len = shape
