@@ -185,36 +185,14 @@ def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
     """
     raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
-    if not is_compiled(strip_loops) and _is_normal(*raw):
+    loops = _loops(len(raw[0]) + len(raw[2]))
+    if loops.is_normal(*raw):
         return Strips(kv_len, *map(FrozenArray, raw))
-    room = len(raw[0]), len(raw[2])
-    return cast(
-        "Strips",
-        _grown(kv_len, *room, lambda loops, *out: loops.normalise(*raw, *out), _UNLIMITED),
-    )
 
+    def fill(loops: Any, *out: Ints) -> None:
+        loops.normalise(*raw, *out)
 
-def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
-    """Whether no strip would take a row of the next one: then there is nothing to loop over."""
-    heights, counts = np.diff(rows), np.diff(ptr)
-    if not heights.all():
-        return False
-    strip = np.repeat(np.arange(len(counts)), counts)
-    if ends[heights[strip] == 1, 2:].any():
-        return False
-    alike = np.flatnonzero(counts[1:] == counts[:-1])
-    fits = np.zeros(len(counts), np.bool_)
-    fits[alike] = True
-    own = np.flatnonzero(fits[strip])
-    s = strip[own]
-    step = ends[own + counts[s], :2] - ends[own, :2]
-    taken = np.where(
-        heights[s, None] == 1,
-        (step == 0) | (step == 1),
-        step == heights[s, None] * ends[own, 2:],
-    ).all(axis=1)
-    fits[s[~taken]] = False
-    return not fits.any()
+    return cast("Strips", _grown(kv_len, len(raw[0]), len(raw[2]), fill, _UNLIMITED))
 
 
 def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
