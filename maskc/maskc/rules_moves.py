@@ -5,6 +5,7 @@ What remains wraps a leaf that cannot. Operands are canonical for the lengths th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -318,26 +319,28 @@ def remap_segments(mask: Remap, _: Shape) -> Mask | None:
 
 def _ids_of(mask: Strips) -> tuple[_Ints, _Ints] | None:
     """The segment ids of queries and keys, if rows that share a key are equal rows."""
-    rows, ptr, ends = mask.arrays
-    if ends[:, 2:].any():
-        return None
     known: dict[bytes, int] = {}
     q_ids = np.full(mask.q_len, -1, np.int32)
     kv_ids = np.full(mask.kv_len, -1, np.int32)
-    for strip in range(len(rows) - 1):
-        intervals = ends[ptr[strip] : ptr[strip + 1], :2]
-        if not len(intervals):
-            continue
-        before = len(known)
-        number = known.setdefault(intervals.tobytes(), before)
-        q_ids[rows[strip] : rows[strip + 1]] = number
-        if number < before:
-            continue
+    for top, bottom, intervals in _equal_rows(mask):
+        number = known.setdefault(intervals.tobytes(), len(known))
+        q_ids[top:bottom] = number
         for start, stop in intervals.tolist():
-            if (kv_ids[start:stop] >= 0).any():
+            if not np.isin(kv_ids[start:stop], (-1, number)).all():
                 return None
             kv_ids[start:stop] = number
     return q_ids, kv_ids
+
+
+def _equal_rows(mask: Strips) -> Iterator[tuple[int, int, _Ints]]:
+    """Ranges of rows that are equal and not empty, with their intervals as [n, 2]."""
+    rows, ptr, ends = mask.arrays
+    for strip in np.flatnonzero(np.diff(ptr)).tolist():
+        top, bottom = rows[strip : strip + 2].tolist()
+        spans = ends[ptr[strip] : ptr[strip + 1]]
+        step = bottom - top if not spans[:, 2:].any() else 1
+        for row in range(top, bottom, step):
+            yield row, row + step, spans[:, :2] + (row - top) * spans[:, 2:]
 
 
 @rule(Remap)
