@@ -4,11 +4,11 @@
     python benchmarks/compile.py --lengths 32768 --peers 32768    # against the peers, at 32k
 
 "ours" is everything from the expression to the plan (canonical form, block lists for forward and
-dkv, splash tables of both), warm. "floor" is the time to allocate arrays of the plan's sizes, all of
-them at once, and to fill them. "memory" is the peak of numpy's memory beyond the plan's own arrays.
-Peers get the same mask: splash and tokamax their own lazy masks where they have one, else a dense
-array, which FlexAttention's mask_mod looks up; they run without the caches in front of them, and
-tokamax and FlexAttention only if they are installed.
+dkv, splash tables of both), warm. "floor" is the time to allocate arrays of the plan's sizes, all
+of them at once, and to fill them. "memory" is the peak of numpy's memory beyond the plan's own
+arrays. Peers get the same mask: splash and tokamax their own lazy masks where they have one, else a
+dense array, which FlexAttention's mask_mod looks up; they run without the caches in front of them,
+and tokamax and FlexAttention only if they are installed.
 """
 
 import importlib.util
@@ -82,7 +82,7 @@ def first_heads(plan: Plan) -> list[int]:
 
 
 def tokamax_time(case: Case, plan: Plan, block: int) -> float | None:
-    """tokamax's `process_mask` and `process_mask_dkv`; it has one mask for all heads."""
+    """Tokamax's `process_mask` and `process_mask_dkv`; it has one mask for all heads."""
     if importlib.util.find_spec("tokamax") is None or plan.masks > 1:
         return None
     from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as masks

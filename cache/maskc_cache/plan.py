@@ -53,7 +53,11 @@ def blocks_along(length: int, block: int) -> int:
     return -(-length // block)
 
 
-_LARGEST = {int(np.iinfo(d).max): np.dtype(d) for d in (np.int8, np.int16, np.int32)}
+_LARGEST: dict[int, np.dtype[np.signedinteger[Any]]] = {
+    np.iinfo(np.int8).max: np.dtype(np.int8),
+    np.iinfo(np.int16).max: np.dtype(np.int16),
+    np.iinfo(np.int32).max: np.dtype(np.int32),
+}
 
 
 def smallest_dtype(largest: int) -> np.dtype[np.signedinteger[Any]]:

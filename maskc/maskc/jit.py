@@ -18,10 +18,12 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
-__all__ = ["compiled", "is_compiled", "loop", "loops_for"]
+__all__ = ["compile_all", "compiled", "is_compiled", "loop", "loops_for"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _LARGE = 2000  # rows, runs and the like from which compiled loops repay importing numba
+_ENOUGH = 10 * _LARGE  # the same, of all work so far
+_done = 0
 
 _loop_modules: set[str] = set()  # that have a function with `loop`
 _twins: dict[str, ModuleType] = {}  # by the plain module's name
@@ -40,6 +42,12 @@ def loop(function: _Function) -> _Function:
     # numba names its file by this, and would not see that a loop called from here has changed
     function.__qualname__ += f"_{digest}"
     return cast("_Function", numba.njit(cache=True, nogil=True)(function))
+
+
+def compile_all() -> None:
+    """Load the twins of all modules of loops that this process has, before they are needed."""
+    for name in sorted(_loop_modules):
+        compiled(sys.modules[name])
 
 
 def compiled(module: ModuleType) -> ModuleType:
@@ -89,8 +97,16 @@ def loops_for(module: ModuleType, work: int) -> Any:
 
 
 def _repays(work: int) -> bool:
-    """Whether compiled loops are there already, or repay the time to load them."""
-    return work >= _LARGE or bool(_twins)
+    """Whether compiled loops are there already, or repay the time to load them.
+
+    What plain loops have done so far counts as well: once it has cost what importing numba would
+    have, more of the same is likely to come.
+    """
+    global _done  # noqa: PLW0603  # one count per process
+    if _twins:
+        return True
+    _done += work
+    return work >= _LARGE or _done >= _ENOUGH
 
 
 def _borrowed(module: ModuleType) -> Iterator[tuple[str, ModuleType, str | None]]:

@@ -281,6 +281,34 @@ def _cut(
     return _intern(word, length, table, pool, pool_ptr, count)
 
 
+_Relative = tuple[int, int, int, int, int]
+
+
+@loop
+def _place(memo: Ints, relative: _Relative) -> int:
+    """Where an interval relative to a block is remembered, if it is."""
+    lo, hi, lo_slope, hi_slope, height = relative
+    return (5 * lo + 3 * hi + 2 * lo_slope + hi_slope + height) & (len(memo) - 1)
+
+
+@loop
+def _recall(memo: Ints, relative: _Relative) -> int:
+    """The number of the block with this interval alone, -1 if it is not remembered."""
+    at = _place(memo, relative)
+    for k in range(5):
+        if memo[at, k] != relative[k]:
+            return -1
+    return int(memo[at, 5] - 1)
+
+
+@loop
+def _remember(memo: Ints, relative: _Relative, number: int) -> None:
+    at = _place(memo, relative)
+    for k in range(5):
+        memo[at, k] = relative[k]
+    memo[at, 5] = number + 1
+
+
 @loop
 def _one_strip(
     rows: Ints,
@@ -335,24 +363,12 @@ def _one_strip(
                     here, lo_moves = 0, 0
                 if there >= block_kv:
                     there, hi_moves = block_kv, 0
-                known = (5 * here + 3 * there + 2 * lo_moves + hi_moves + height) & (len(memo) - 1)
-                number = memo[known, 5] - 1
-                if j >= shared:
+                relative = here, there, lo_moves, hi_moves, height
+                number = -1 if j >= shared else _recall(memo, relative)
+                if number < 0:
                     number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
-                elif number < 0 or not (
-                    memo[known, 0] == here
-                    and memo[known, 1] == there
-                    and memo[known, 2] == lo_moves
-                    and memo[known, 3] == hi_moves
-                    and memo[known, 4] == height
-                ):
-                    number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
-                    memo[known, 0] = here
-                    memo[known, 1] = there
-                    memo[known, 2] = lo_moves
-                    memo[known, 3] = hi_moves
-                    memo[known, 4] = height
-                    memo[known, 5] = number + 1
+                    if j < shared:
+                        _remember(memo, relative, number)
                 if number < 0:
                     return NO_BANK
                 n = _append(runs, begin, n, j, j + 1, number)

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from maskc.jit import loop
 
-__all__ = ["combine", "normalise"]
+__all__ = ["combine", "flush", "is_normal", "normalise", "push"]
 
 Ints = npt.NDArray[Any]
+
 
 # --- the normal form ----------------------------------------------------------------------------
 #
@@ -34,6 +35,7 @@ Ints = npt.NDArray[Any]
 def flush(
     state: Ints, run: Ints, size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints
 ) -> None:
+    """Write the strip under way."""
     strips, ends = size[0], size[1]
     n = state[2]
     if strips < out_rows.shape[0] and ends + n <= out_ends.shape[0]:
@@ -116,13 +118,78 @@ def push(
 
 @loop
 def _finish(
-    state: Ints, run: Ints, size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints
+    end: int,
+    state: Ints,
+    run: Ints,
+    size: Ints,
+    out_rows: Ints,
+    out_ptr: Ints,
+    out_ends: Ints,
 ) -> None:
-    """Write the last strip, and where it ends."""
-    flush(state, run, size, out_rows, out_ptr, out_ends)
+    """Write the last strip, and where all of them end."""
+    if state[1]:
+        flush(state, run, size, out_rows, out_ptr, out_ends)
     if size[0] < out_rows.shape[0]:
-        out_rows[size[0]] = state[0] + state[1]
+        out_rows[size[0]] = end
         out_ptr[size[0]] = size[1]
+
+
+@loop
+def _settled(rows: Ints, ptr: Ints, ends: Ints, strip: int) -> int:
+    """The first from `strip` on that is not in normal form as it stands: it takes a row below."""
+    for s in range(strip, len(ptr) - 1):
+        height, first, n = rows[s + 1] - rows[s], ptr[s], ptr[s + 1] - ptr[s]
+        if height == 0:
+            return s
+        if height == 1:
+            for i in range(first, first + n):
+                if ends[i, 2] != 0 or ends[i, 3] != 0:
+                    return s
+        if s + 2 == len(ptr) or ptr[s + 2] - ptr[s + 1] != n:
+            continue
+        taken = True
+        for i in range(first, first + n):
+            lo, hi = ends[i + n, 0] - ends[i, 0], ends[i + n, 1] - ends[i, 1]
+            if height > 1 and (lo != height * ends[i, 2] or hi != height * ends[i, 3]):
+                taken = False
+                break
+            if height == 1 and (lo < 0 or lo > 1 or hi < 0 or hi > 1):
+                taken = False
+                break
+        if taken:
+            return s
+    return len(ptr) - 1
+
+
+@loop
+def is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
+    """Whether strips are in normal form as they stand."""
+    return _settled(rows, ptr, ends, 0) == len(ptr) - 1
+
+
+@loop
+def _copy(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    first: int,
+    last: int,
+    size: Ints,
+    out_rows: Ints,
+    out_ptr: Ints,
+    out_ends: Ints,
+) -> None:
+    """`_begin` and `flush` of strips that are in normal form as they stand."""
+    strips, start, n = size[0], size[1], ptr[last] - ptr[first]
+    if strips + last - first <= out_rows.shape[0] and start + n <= out_ends.shape[0]:
+        for s in range(first, last):
+            out_rows[strips + s - first] = rows[s]
+            out_ptr[strips + s - first] = start + ptr[s] - ptr[first]
+        for i in range(n):
+            for k in range(4):
+                out_ends[start + i, k] = ends[ptr[first] + i, k]
+    size[0] = strips + last - first
+    size[1] = start + n
 
 
 @loop
@@ -130,17 +197,26 @@ def normalise(
     rows: Ints, ptr: Ints, ends: Ints, size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints
 ) -> None:
     """Bring strips with true intervals (sorted, apart, not empty) to the normal form."""
-    widest = 0
-    for s in range(len(ptr) - 1):
+    widest, strips = 0, len(ptr) - 1
+    for s in range(strips):
         widest = max(widest, ptr[s + 1] - ptr[s])
     state, run = np.zeros(3, np.int64), np.zeros((widest + 1, 4), np.int64)
-    for s in range(len(ptr) - 1):
-        if rows[s] < rows[s + 1]:
-            push(
-                rows[s], rows[s + 1], ends[ptr[s] : ptr[s + 1]], ptr[s + 1] - ptr[s],
-                state, run, size, out_rows, out_ptr, out_ends,
-            )  # fmt: skip
-    _finish(state, run, size, out_rows, out_ptr, out_ends)
+    s = 0
+    while s < strips:
+        first = _settled(rows, ptr, ends, s)
+        _copy(rows, ptr, ends, s, first, size, out_rows, out_ptr, out_ends)
+        s = first
+        while s < strips:
+            if rows[s] < rows[s + 1]:
+                push(
+                    rows[s], rows[s + 1], ends[ptr[s] : ptr[s + 1]], ptr[s + 1] - ptr[s],
+                    state, run, size, out_rows, out_ptr, out_ends,
+                )  # fmt: skip
+                if s > first and state[0] == rows[s] and state[1] == rows[s + 1] - rows[s]:
+                    state[1] = 0  # it began with this strip, which may be settled again
+                    break
+            s += 1
+    _finish(rows[strips], state, run, size, out_rows, out_ptr, out_ends)
 
 
 # --- boolean operators --------------------------------------------------------------------------
@@ -192,14 +268,13 @@ def _holds(events: Ints, n: int) -> int:
 @loop
 def _walk(events: Ints, n: int, table: int, cur: Ints) -> int:
     """The intervals of the result at this row, from left to right; how many there are."""
-    inside = np.zeros(3, np.int64)
-    on, count, i = False, 0, 0
+    inside, on, count, i = 0, False, 0, 0  # a bit for each source
     while i < n:
         position, slope = events[i, 0], events[i, 1]
         while i < n and events[i, 0] == position:
-            inside[events[i, 2]] ^= 1
+            inside ^= 1 << events[i, 2]
             i += 1
-        now = inside[2] == 1 and (table >> (2 * inside[0] + inside[1])) & 1 == 1
+        now = inside >= 4 and (table >> (2 * (inside & 1) + ((inside >> 1) & 1))) & 1 == 1
         if now and not on:
             cur[count, 0] = position
             cur[count, 2] = slope
@@ -254,4 +329,4 @@ def combine(
         count = _walk(events, n, table, cur)
         push(row, stop, cur, count, state, run, size, out_rows, out_ptr, out_ends)
         row = stop
-    _finish(state, run, size, out_rows, out_ptr, out_ends)
+    _finish(end, state, run, size, out_rows, out_ptr, out_ends)

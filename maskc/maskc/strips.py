@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,9 @@ __all__ = [
     "XOR",
     "Strips",
     "combine",
+    "moved",
     "normal",
+    "product",
     "transposed",
 ]
 
@@ -40,10 +42,13 @@ Ints = npt.NDArray[np.int64]
 AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 """Operators by truth table: bit 2 * a + b is the value. `NOT` is that of its first mask."""
 
+_FIRST = 0b1100  # the first mask itself
+
 PER_ROW = 8
 """Intervals per row, on average, beyond which bits are the better form."""
 
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
+_UNLIMITED = 1 << 62  # where the output is about as long as the input
 
 
 @final
@@ -73,6 +78,11 @@ class Strips(Mask):
     def arrays(self) -> tuple[Ints, Ints, Ints]:
         """`(rows, ptr, ends)`."""
         return self.rows.array, self.ptr.array, self.ends.array
+
+    @property
+    def corner(self) -> bool:
+        """The element at (0, 0)."""
+        return bool(self.ptr.array[1]) and int(self.ends.array[0, 0]) == 0
 
     @property
     def widest(self) -> int:
@@ -117,15 +127,20 @@ class Strips(Mask):
 
     def value(self) -> bool | None:
         """True if every element is, False if none is, else None."""
-        rows, _, ends = self.arrays
-        if not len(ends):
+        if len(self.rows) != 2 or len(self.ends) > 1:
+            return None
+        if not len(self.ends):
             return False
-        full = len(rows) == 2 and ends.tolist() == [[0, self.kv_len, 0, 0]]
-        return True if full else None
+        return True if self.ends.array.tolist() == [[0, self.kv_len, 0, 0]] else None
 
 
-def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) -> Strips | None:
-    """Run a sweep with guessed room for its output, and once more if the guess was too small."""
+def _grown(
+    kv_len: int, strips: int, intervals: int, fill: Callable[..., None], limit: int
+) -> Strips | None:
+    """Run a sweep with guessed room for its output, and once more if the guess was too small.
+
+    None if it has more than `limit` intervals.
+    """
     loops = loops_for(strip_loops, strips + intervals)
     room = strips + 4, intervals + 4
     while True:
@@ -136,12 +151,12 @@ def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) 
         n, m = int(size[0]), int(size[1])
         if n < room[0] and m <= room[1]:
             return Strips(kv_len, *map(FrozenArray, (rows[: n + 1], ptr[: n + 1], ends[:m])))
-        if m > _LIMIT:
+        if m > limit:
             return None
         room = n + 1, m
 
 
-def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips | None:
+def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
     """The normal form of strips that need not be maximal.
 
     Args:
@@ -149,12 +164,26 @@ def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips | None:
         rows: first row of each strip, and q_len.
         ptr: where each strip's intervals begin, and their number.
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
-
-    Returns:
-        None if the mask has too many intervals to be worth a strip form.
     """
-    raw = [np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4)))]
-    return _grown(kv_len, len(raw[0]), len(raw[2]), lambda loops, *out: loops.normalise(*raw, *out))
+    raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
+    loops = loops_for(strip_loops, len(raw[0]) + len(raw[2]))
+    if loops.is_normal(*raw):
+        return Strips(kv_len, *map(FrozenArray, raw))
+
+    def fill(loops: Any, *out: Ints) -> None:
+        loops.normalise(*raw, *out)
+
+    return cast("Strips", _grown(kv_len, len(raw[0]), len(raw[2]), fill, _UNLIMITED))
+
+
+def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
+    """`normal` of strips whose intervals may touch, and reach beyond the keys."""
+    nothing = np.array([0, rows[-1]]), np.zeros(2, np.int64), np.zeros((0, 4), np.int64)
+
+    def fill(loops: Any, *out: Ints) -> None:
+        loops.combine(rows, ptr, ends, *nothing, kv_len, _FIRST, *out)
+
+    return cast("Strips", _grown(kv_len, len(rows), len(ends), fill, _UNLIMITED))
 
 
 def combine(table: int, a: Strips, b: Strips) -> Strips | None:
@@ -173,7 +202,86 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
     def fill(loops: Any, *out: Ints) -> None:
         loops.combine(*a.arrays, *b.arrays, a.kv_len, table, *out)
 
-    return _grown(a.kv_len, strips, intervals, fill)
+    return _grown(a.kv_len, strips, intervals, fill, _LIMIT)
+
+
+# --- shifts and products ------------------------------------------------------------------------
+
+
+def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
+    """The mask with its first row and column at `at`, cut to `shape`, and False around it.
+
+    Args:
+        mask: what is moved.
+        at: `(q, kv)`, either of which may be negative.
+        shape: `(q_len, kv_len)` of the result; some of the mask's rows must lie in it.
+    """
+    rows, ptr, ends = mask.arrays
+    q_len, kv_len = shape
+    first = int(np.searchsorted(rows, -at[0], side="right")) - 1 if at[0] < 0 else 0
+    stop = int(np.searchsorted(rows[:-1], q_len - at[0]))
+    heads = rows[first:stop] + at[0]
+    skip = np.zeros(stop - first, np.int64)
+    skip[0] = max(-int(heads[0]), 0)
+    heads[0] += skip[0]
+    own = ptr[first : stop + 1]
+    ends = ends[own[0] : own[-1]] + np.array([at[1], at[1], 0, 0])
+    ends[:, :2] += np.repeat(skip, np.diff(own))[:, None] * ends[:, 2:]
+    end = min(int(rows[-1]) + at[0], q_len)
+    above, below = [0] if heads[0] > 0 else [], [end] if end < q_len else []
+    ptr = own - own[0]
+    ptr = np.concatenate([ptr[:1] if above else ptr[:0], ptr, ptr[-1:] if below else ptr[:0]])
+    return _settled(
+        kv_len, np.concatenate([above, heads, below, [q_len]]).astype(np.int64), ptr, ends
+    )
+
+
+def product(outer: Strips, inner: Strips) -> Strips | None:
+    """The Kronecker product: `outer[q // n, kv // m] and inner[q % n, kv % m]`, inner [n, m].
+
+    Returns:
+        None if it has more than 8 intervals per row: too many for a strip form.
+    """
+    q, kv = inner.q_len, inner.kv_len
+    rows, ptr, ends = inner.arrays
+    strips = len(ptr) - 1
+    strip = np.repeat(np.arange(strips), np.diff(ptr))
+    whole = (ends == [0, kv, 0, 0]).all(axis=1)  # side by side these are one interval
+    row, spans = _row_intervals(outer)
+    widths = spans[:, 1] - spans[:, 0]
+    parts, joined = ends[~whole], strip[whole]
+    total = len(row) * len(joined) + int(widths.sum()) * len(parts)
+    if total > PER_ROW * outer.q_len * q:
+        return None
+    column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
+    place = (np.repeat(row, widths) * strips)[:, None] + strip[~whole]
+    split = np.tile(parts, (len(column), 1))
+    split[:, :2] += np.repeat(column * kv, len(parts))[:, None]
+    merged = np.zeros((len(row) * len(joined), 4), np.int64)
+    merged[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
+    places = np.concatenate([place.ravel(), ((row * strips)[:, None] + joined).ravel()])
+    pieces = np.concatenate([split, merged])
+    order = np.lexsort((pieces[:, 0], places))
+    counts = np.bincount(places, minlength=outer.q_len * strips)
+    heads = (np.arange(outer.q_len) * q)[:, None] + rows[:-1]
+    return _settled(
+        outer.kv_len * kv,
+        np.append(heads.ravel(), outer.q_len * q),
+        np.append(0, np.cumsum(counts)),
+        pieces[order],
+    )
+
+
+def _row_intervals(mask: Strips) -> tuple[Ints, Ints]:
+    """Every interval of every row: its row, ascending, and its `(start, stop)`, [n, 2]."""
+    rows, ptr, ends = mask.arrays
+    heights, counts = np.diff(rows), np.diff(ptr)
+    per_row = np.repeat(counts, heights)
+    row = np.repeat(np.arange(mask.q_len), per_row)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
+    strip = np.repeat(np.arange(len(counts)), heights)[row]
+    end = ends[ptr[strip] + within]
+    return row, end[:, :2] + (row - rows[strip])[:, None] * end[:, 2:]
 
 
 # --- transposition ------------------------------------------------------------------------------

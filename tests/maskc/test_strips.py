@@ -1,4 +1,4 @@
-"""Strip form: the sweeps and the normal form."""
+"""Strip form: the sweeps, the normal form, and blocks found without drawing them."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,19 @@ from maskc import (
     Transpose,
 )
 from maskc.canonical import canonical
-from maskc.strips import AND, NOT, OR, XOR, Strips, combine, transposed
+from maskc.strips import (
+    AND,
+    NOT,
+    OR,
+    XOR,
+    Strips,
+    combine,
+    moved,
+    product,
+    transposed,
+)
+
+pytestmark = pytest.mark.usefixtures("loops")
 
 OPERATORS = {
     AND: np.logical_and,
@@ -56,6 +68,34 @@ def test_a_transposition_of_too_many_intervals_is_no_strip_form():
     stops = np.random.default_rng(0).permutation(128)
     assert transposed(read(np.arange(128) < stops[:, None])) is None
     assert transposed(read(np.arange(128) < np.sort(stops)[:, None])) is not None
+
+
+@given(st.data())
+def test_moves_are_exact_and_stay_in_normal_form(data):
+    mask = data.draw(arrays(data.draw(SHAPES)))
+    shape = data.draw(SHAPES)
+    at = tuple(
+        data.draw(st.integers(1 - n, outer - 1)) for n, outer in zip(mask.shape, shape, strict=True)
+    )
+    seen = np.zeros(np.add(shape, 28), bool)
+    seen[14 + at[0] :, 14 + at[1] :][: mask.shape[0], : mask.shape[1]] = mask
+    assert moved(read(mask), at, shape) == read(seen[14:-14, 14:-14])
+
+
+@given(st.data())
+def test_products_are_exact_and_stay_in_normal_form(data):
+    small = st.tuples(st.integers(1, 5), st.integers(1, 5))
+    outer, inner = (data.draw(arrays(data.draw(small))) for _ in range(2))
+    whole = np.kron(outer, inner)
+    found = product(read(outer), read(inner))
+    assert found == read(whole)
+
+
+def test_a_product_of_too_many_intervals_is_no_strip_form():
+    comb = read(np.arange(40)[None] % 2 == 0)
+    line = read(np.array([[True, False]]))
+    assert product(read(np.ones((1, 8), bool)), line) is not None
+    assert product(comb, line) is None
 
 
 @given(st.data())
@@ -143,8 +183,7 @@ def test_interleaved_segments_stay_ids():
     assert isinstance(canonical(Segments(ids), 4096, 4096), Segments)
 
 
-@pytest.mark.usefixtures("compiled_loops")
-def test_compiled_loops_do_what_the_plain_ones_do():
+def test_operators_of_longer_masks():
     random = np.random.default_rng(0)
     for _ in range(20):
         q, kv = np.arange(120)[:, None], np.arange(150)
