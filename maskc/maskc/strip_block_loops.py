@@ -23,6 +23,22 @@ NO_BANK, NO_RUNS = -1, -2
 
 
 @loop
+def _before(ptr: Ints, ends: Ints, strip: int, down: int, left: int) -> int:
+    """An interval of a strip with at most a few between it and the first that reaches `left`.
+
+    Those before it cannot reach `left` within the strip, for they would have to pass it.
+    """
+    first, last = ptr[strip], ptr[strip + 1]
+    while last - first > 8:
+        middle = (first + last) >> 1
+        if ends[middle, 1] + down * ends[middle, 3] <= left:
+            first = middle
+        else:
+            last = middle
+    return int(first)
+
+
+@loop
 def _crop(
     rows: Ints,
     ptr: Ints,
@@ -50,7 +66,7 @@ def _crop(
             s += 1
         stop = min(rows[s + 1], bottom)
         n, down = 0, row - rows[s]
-        for i in range(ptr[s], ptr[s + 1]):
+        for i in range(_before(ptr, ends, s, down, left), ptr[s + 1]):
             lo_slope, hi_slope = ends[i, 2], ends[i, 3]
             lo, hi = ends[i, 0] + down * lo_slope, ends[i, 1] + down * hi_slope
             if hi <= left:
