@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from maskc.emit import splash_tables
 from maskc.expr import Mask
 from maskc.lower import BlockGrid, Progress, lower, lower_transposed
 from maskc.request import CompileRequest
+from maskc.row_bounds import row_bounds
 from maskc.version import __version__
 from maskc_cache.errors import StoreError
 from maskc_cache.plan import BlockLists, Plan, SplashTables
@@ -65,7 +67,7 @@ def compile_request(
             return None
         return splash_tables(lists, grid, head_mask, request.layout, direction)
 
-    return Plan(
+    plan = Plan(
         q_len=request.q_len,
         kv_len=request.kv_len,
         head_mask=head_mask,
@@ -76,9 +78,13 @@ def compile_request(
         dkv=dkv,
         splash_fwd=tables("fwd", fwd, request.fwd_grid),
         splash_dkv=tables("dkv", dkv, request.dkv_grid),
+        row_bounds=None,
         canonical=request.canonical,
         compiler=__version__,
     )
+    if not request.row_bounds:
+        return plan
+    return dataclasses.replace(plan, row_bounds=row_bounds(masks, plan))
 
 
 def _advance(progress: Progress, before: int, total: int, done: int, _total: int) -> None:
