@@ -195,7 +195,7 @@ def test_long_lengths_in_a_short_file_take_no_memory():
     bounded = dataclasses.replace(plan, row_bounds=RowBounds(3, 3, None, None))
     tracemalloc.start()
     verify(plan)
-    with pytest.raises(PlanCorruptError, match="up to 3 intervals, but those of .* up to 0"):
+    with pytest.raises(PlanCorruptError, match=r"up to 3 intervals, but those of .* up to 0"):
         verify(bounded)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
