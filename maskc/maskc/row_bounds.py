@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskc.expr import Mask
+from maskc.expr import Empty, Full, Mask
 from maskc.strip_leaves import strips_of
 from maskc.strips import Strips, transposed
 from maskc_cache.plan import MAX_INTERVALS, Plan, RowBounds
@@ -30,12 +30,22 @@ def row_bounds(masks: Sequence[Mask], plan: Plan) -> RowBounds:
         masks: its unique canonical masks.
         plan: the plan, complete but for them.
     """
-    shape = plan.q_len, plan.kv_len
-    rows = [mask if isinstance(mask, Strips) else strips_of(mask, shape) for mask in masks]
+    rows = [_form(mask, (plan.q_len, plan.kv_len)) for mask in masks]
     columns = [None if form is None else transposed(form) for form in rows]
     q_most, q = _side(rows, plan, "fwd")
     kv_most, kv = _side(columns, plan, "dkv")
     return RowBounds(q_most, kv_most, q, kv)
+
+
+def _form(mask: Mask, shape: tuple[int, int]) -> Strips | None:
+    """The strip form of a canonical mask, among which the constants have names of their own."""
+    match mask:
+        case Strips():
+            return mask
+        case Full() | Empty():
+            return strips_of(mask, shape)
+        case _:
+            return None
 
 
 def _side(
