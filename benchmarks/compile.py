@@ -29,6 +29,8 @@ from maskc import (
     Prefix,
     Random,
     compile_mask,
+    run_loops,
+    strip_block_loops,
     strip_loops,
 )
 from maskc.jit import compiled
@@ -99,7 +101,8 @@ def jax_tables(mask: jax_mask.Mask, block: int) -> None:
 @click.option("--jax-limit", default=32768, show_default=True, help="Longest length for JAX.")
 def main(lengths: str, block: int, repeats: int, jax_limit: int) -> None:
     """Print one row per mask and length."""
-    compiled(strip_loops)  # warm: the first call of a process would import numba
+    for loops in (strip_loops, strip_block_loops, run_loops):
+        compiled(loops)  # warm: the first call of a process would import numba
     click.echo(f"python {platform.python_version()}, jax {jax.__version__}, numpy {np.__version__}")
     rows = []
     for length in map(int, lengths.split(",")):

@@ -58,11 +58,14 @@ def blocks_along(length: int, block: int) -> int:
     return -(-length // block)
 
 
+_LARGEST = {int(np.iinfo(d).max): np.dtype(d) for d in (np.int8, np.int16, np.int32)}
+
+
 def smallest_dtype(largest: int) -> np.dtype[np.signedinteger[Any]]:
     """The smallest of int8, int16 and int32 that holds `largest` (splash's downcast rule)."""
-    for dtype in (np.int8, np.int16, np.int32):
-        if largest <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
+    for most, dtype in _LARGEST.items():
+        if largest <= most:
+            return dtype
     raise PlanError(
         f"a table entry of {largest:,} does not fit int32; use larger blocks "
         "so that the mask has fewer of them"
@@ -199,6 +202,10 @@ class RowBounds:
     kv: IntArray | None
 
 
+_LISTS = tuple(field.name for field in fields(BlockLists)[2:])
+_TABLES = tuple(field.name for field in fields(SplashTables))
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """One mask, for one blocking and one sharding: everything that a kernel needs.
@@ -316,16 +323,16 @@ class Plan:
             lists: BlockLists = getattr(self, name)
             if any(lists is other for other in seen):
                 continue
-            for field in fields(BlockLists)[2:]:
-                array = getattr(lists, field.name)
-                if not any(array is getattr(other, field.name) for other in seen):
-                    yield f"{name}.{field.name}", array
+            for field in _LISTS:
+                array = getattr(lists, field)
+                if not any(array is getattr(other, field) for other in seen):
+                    yield f"{name}.{field}", array
             seen.append(lists)
         for name in ("fwd", "dkv"):
             tables: SplashTables | None = getattr(self, f"splash_{name}")
-            for field in fields(SplashTables) if tables else ():
-                if (array := getattr(tables, field.name)) is not None:
-                    yield f"splash_{name}.{field.name}", array
+            for field in _TABLES if tables else ():
+                if (array := getattr(tables, field)) is not None:
+                    yield f"splash_{name}.{field}", array
         for name in ("q", "kv"):
             if self.row_bounds and (array := getattr(self.row_bounds, name)) is not None:
                 yield f"row_bounds.{name}", array

@@ -11,7 +11,6 @@ equal strip forms**, however they were written, and a hash of the form is a hash
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -19,10 +18,10 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from maskc import strip_loops
+from maskc import strip_block_loops, strip_loops
 from maskc.arrays import FrozenArray
 from maskc.expr import Mask
-from maskc.jit import compiled, is_compiled
+from maskc.jit import loops_for
 
 __all__ = [
     "AND",
@@ -30,10 +29,8 @@ __all__ = [
     "OR",
     "PER_ROW",
     "XOR",
-    "StripBlocks",
     "Strips",
     "combine",
-    "find_blocks",
     "normal",
     "transposed",
 ]
@@ -46,7 +43,6 @@ AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 PER_ROW = 8
 """Intervals per row, on average, beyond which bits are the better form."""
 
-_LARGE = 2000  # strips and rows of blocks from which compiled loops repay importing numba
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
 
 
@@ -113,7 +109,7 @@ class Strips(Mask):
         lists = _lists(nk, self.widest)
         for i, (top, bottom) in enumerate(zip(tops.tolist(), bottoms.tolist(), strict=True)):
             strip = int(np.searchsorted(self.rows.array, top, side="right")) - 1
-            t, f = strip_loops.classify(*self.arrays, strip, top, bottom, block_kv, lists)
+            t, f = strip_block_loops.classify(*self.arrays, strip, top, bottom, block_kv, lists)
             for ranges, n, out in ((lists[0], t, some), (lists[1], f, every)):
                 for start, stop in ranges[:n].tolist():
                     out[i, start:stop] = True
@@ -128,14 +124,9 @@ class Strips(Mask):
         return True if full else None
 
 
-def _loops(work: int) -> Any:
-    """The loops to use: compiled ones if they are there already, or if the work is worth it."""
-    return compiled(strip_loops) if work >= _LARGE or is_compiled(strip_loops) else strip_loops
-
-
 def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) -> Strips | None:
     """Run a sweep with guessed room for its output, and once more if the guess was too small."""
-    loops = _loops(strips + intervals)
+    loops = loops_for(strip_loops, strips + intervals)
     room = strips + 4, intervals + 4
     while True:
         size = np.zeros(2, np.int64)
@@ -242,95 +233,6 @@ def _slanted_edges(mask: Strips) -> Ints:
     return np.stack([column, column + steps, rows[strip] + 1, np.ones_like(column)], axis=1)
 
 
-# --- blocks -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StripBlocks:
-    """The non-empty blocks of a strip mask, in rows of blocks, ascending.
-
-    Attributes:
-        full: int64 [rows of blocks], how many full blocks each row has.
-        full_idx: int32, their columns.
-        partial: int64 [rows of blocks], how many partial blocks each row has.
-        partial_idx: int32, their columns.
-        partial_id: int32, which of `bits` each is.
-        bits: uint8 [unique, block_q, ceil(block_kv / 8)], in order of first appearance.
-    """
-
-    full: Ints
-    full_idx: npt.NDArray[np.int32]
-    partial: Ints
-    partial_idx: npt.NDArray[np.int32]
-    partial_id: npt.NDArray[np.int32]
-    bits: npt.NDArray[np.uint8]
-
-
-def find_blocks(mask: Strips, block_q: int, block_kv: int) -> StripBlocks:
-    """Classify the blocks of a mask, and draw each distinct partial one once.
-
-    A block's content is named by the strip form of the block itself, so equal blocks are found
-    equal before any of them is drawn.
-    """
-    nq, nk = -(-mask.q_len // block_q), -(-mask.kv_len // block_kv)
-    loops = _loops(nq + len(mask.rows.array))
-    grid = np.array([block_q, block_kv, nq])
-    lists = _lists(nk, mask.widest)
-    full, partial = np.zeros(nq, np.int64), np.zeros(nq, np.int64)
-    loops.count_blocks(*mask.arrays, grid, lists, full, partial)
-    candidates = int(partial.sum())
-    full_idx = np.empty(int(full.sum()), np.int32)
-    partial_idx, partial_id = np.empty(candidates, np.int32), np.empty(candidates, np.int32)
-    first = np.empty((candidates, 2), np.int64)
-    table = np.full(1 << (2 * candidates + 1).bit_length(), -1, np.int64)
-    pool_ptr, count = np.zeros(candidates + 1, np.int64), np.zeros(1, np.int64)
-    scratch, word = _scratch(min(mask.widest, block_kv // 2 + 1), block_q)
-    pool = np.empty(max(64 * candidates, len(word)), np.int64)
-    start = np.zeros(4, np.int64)
-    while True:
-        interned = table, pool, pool_ptr, count
-        out = full_idx, partial_idx, partial_id, first
-        loops.find_blocks(*mask.arrays, grid, start, out, interned, lists, scratch, word)
-        if start[0] == nq:
-            break
-        pool = np.concatenate([pool, np.empty_like(pool)])
-    if loops is strip_loops:
-        bits = _drawn(pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
-    else:
-        bits = np.zeros((int(count[0]), block_q, -(-block_kv // 8)), np.uint8)
-        loops.paint(pool, pool_ptr, int(count[0]), block_q, bits)
-    return StripBlocks(full, full_idx, partial, partial_idx, partial_id, bits)
-
-
-def _drawn(pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int) -> npt.NDArray[np.uint8]:
-    """`paint` for a few blocks: numpy draws a strip at a time where plain loops draw a row."""
-    out = np.zeros((len(pool_ptr) - 1, block_q, -(-block_kv // 8)), np.uint8)
-    kv = np.arange(block_kv)
-    for number, (first, end) in enumerate(itertools.pairwise(pool_ptr.tolist())):
-        at = first
-        while at < end:
-            top, n = pool[at : at + 2].tolist()
-            following = at + 2 + 4 * n
-            bottom = int(pool[following]) if following < end else block_q
-            down = np.arange(bottom - top)[:, None]
-            inside = np.zeros((bottom - top, block_kv), np.bool_)
-            for lo, hi, lo_slope, hi_slope in pool[at + 2 : following].reshape(n, 4).tolist():
-                inside |= (lo + down * lo_slope <= kv) & (kv < hi + down * hi_slope)
-            out[number, top:bottom] = np.packbits(inside, axis=1, bitorder="little")
-            at = following
-    return out
-
-
 def _lists(nk: int, widest: int) -> tuple[Ints, ...]:
     """Room to classify one row of `nk` blocks."""
     return tuple(np.zeros((nk + widest + 1, 2), np.int64) for _ in range(5))
-
-
-def _scratch(widest: int, block_q: int) -> tuple[tuple[Ints, ...], Ints]:
-    """Room to crop one block of `block_q` rows with up to `widest` intervals each."""
-    strips, intervals = block_q + 1, (block_q + 1) * (widest + 1)
-    shapes: list[tuple[int, ...]] = [
-        (widest + 2, 4), (3,), (widest + 2, 4), (2,), (strips,), (strips,), (intervals, 4),
-    ]  # fmt: skip
-    arrays = tuple(np.zeros(shape, np.int64) for shape in shapes)
-    return arrays, np.zeros(2 * strips + 4 * intervals, np.int64)

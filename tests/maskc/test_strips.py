@@ -1,32 +1,28 @@
-"""Strip form: the sweeps, the normal form, and blocks found without drawing them."""
+"""Strip form: the sweeps and the normal form."""
 
 import numpy as np
 import pytest
 from dense_oracle import dense, strip_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from strip_strategies import SHAPES, arrays, read
 
 from maskc import (
     Blocks,
     Causal,
     ChunkedCausal,
-    Dense,
     Documents,
     Empty,
     Full,
     Intervals,
     Local,
-    MultiHead,
     Prefix,
     Rectangle,
     Segments,
     Transpose,
-    compile_mask,
-    strip_loops,
 )
 from maskc.canonical import canonical
-from maskc.jit import compiled
-from maskc.strips import AND, NOT, OR, XOR, Strips, combine, find_blocks, normal, transposed
+from maskc.strips import AND, NOT, OR, XOR, Strips, combine, transposed
 
 OPERATORS = {
     AND: np.logical_and,
@@ -34,34 +30,6 @@ OPERATORS = {
     XOR: np.logical_xor,
     NOT: lambda a, _: ~a,
 }
-
-
-def read(mask):
-    """The strip form of a dense mask, a row at a time."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(int), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    _, stops = np.nonzero(edges == -1)
-    ends = np.zeros((len(starts), 4), int)
-    ends[:, 0], ends[:, 1] = starts, stops
-    ptr = np.append(0, np.cumsum(np.bincount(rows, minlength=len(mask))))
-    return normal(mask.shape[1], np.arange(len(mask) + 1), ptr, ends)
-
-
-@st.composite
-def arrays(draw, shape):
-    """Dense masks with slopes, steps and noise: windows cut, shifted and spoilt in places."""
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    q, kv = np.arange(shape[0])[:, None], np.arange(shape[1])
-    out = np.zeros(shape, bool)
-    for _ in range(draw(st.integers(0, 4))):
-        low, high = np.sort(random.integers(-shape[0], shape[1] + 1, 2))
-        piece = (kv - q >= low) & (kv - q <= high)
-        piece &= (q >= random.integers(shape[0] + 1)) ^ (kv < random.integers(shape[1] + 1))
-        out ^= piece
-    return out ^ (random.random(shape) < draw(st.sampled_from([0, 0, 0.05, 0.5])))
-
-
-SHAPES = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
 
 @given(st.data())
@@ -98,32 +66,6 @@ def test_elements_and_bounds(data):
     q, kv = np.arange(shape[0])[:, None], np.arange(shape[1])[None]
     np.testing.assert_array_equal(strips.at(q, kv), mask)
     assert strips.value() == (True if mask.all() else None if mask.any() else False)
-
-
-@given(st.data())
-def test_blocks_are_found_and_drawn(data):
-    shape = data.draw(SHAPES)
-    mask = data.draw(arrays(shape))
-    block_q, block_kv = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 18))
-    check_blocks(mask, find_blocks(read(mask), block_q, block_kv), block_q, block_kv)
-
-
-def check_blocks(mask, found, block_q, block_kv):
-    nq, nk = -(-mask.shape[0] // block_q), -(-mask.shape[1] // block_kv)
-    padded = np.zeros((nq * block_q, nk * block_kv), bool)
-    padded[: mask.shape[0], : mask.shape[1]] = mask
-    blocks = padded.reshape(nq, block_q, nk, block_kv).swapaxes(1, 2)
-    full = blocks.all(axis=(2, 3))
-    partial = blocks.any(axis=(2, 3)) & ~full
-    for kind, grid in (("full", full), ("partial", partial)):
-        np.testing.assert_array_equal(getattr(found, kind), grid.sum(axis=1))
-        np.testing.assert_array_equal(getattr(found, f"{kind}_idx"), np.nonzero(grid)[1])
-    numbers = {}
-    ids = [numbers.setdefault(block.tobytes(), len(numbers)) for block in blocks[partial]]
-    assert found.partial_id.tolist() == ids
-    assert len(found.bits) == len(numbers)
-    packed = np.packbits(blocks[partial], axis=2, bitorder="little")
-    np.testing.assert_array_equal(found.bits[found.partial_id], packed)
 
 
 @st.composite
@@ -201,23 +143,8 @@ def test_interleaved_segments_stay_ids():
     assert isinstance(canonical(Segments(ids), 4096, 4096), Segments)
 
 
-def test_heads_of_both_kinds_share_partial_blocks():
-    dense_causal = Dense(np.tri(256, dtype=bool))
-    plan = compile_mask(
-        MultiHead([Causal(), dense_causal, Local(3, 0)]), q_len=256, block_q=32, block_kv=32
-    )
-    assert plan.masks == 3
-    assert len(plan.fwd.partial_blocks) == 3
-    turned = compile_mask(
-        MultiHead([dense_causal, Local(3, 0), Causal()]), q_len=256, block_q=32, block_kv=32
-    )
-    assert len(turned.fwd.partial_blocks) == 3
-
-
-@pytest.mark.parametrize("block", [(16, 16), (24, 40)])
-def test_compiled_loops_do_what_the_plain_ones_do(block, monkeypatch):
-    twin = compiled(strip_loops)
-    monkeypatch.setattr("maskc.strips._loops", lambda _work: twin)
+@pytest.mark.usefixtures("compiled_loops")
+def test_compiled_loops_do_what_the_plain_ones_do():
     random = np.random.default_rng(0)
     for _ in range(20):
         q, kv = np.arange(120)[:, None], np.arange(150)
@@ -226,6 +153,4 @@ def test_compiled_loops_do_what_the_plain_ones_do(block, monkeypatch):
             for low, width, stop in random.integers(1, 100, (2, 3)) - [[60, 0, 0], [60, 0, 0]]
         )
         for table, operator in OPERATORS.items():
-            result = combine(table, read(a), read(b))
-            assert result == read(operator(a, b))
-            check_blocks(operator(a, b), find_blocks(result, *block), *block)
+            assert combine(table, read(a), read(b)) == read(operator(a, b))

@@ -1,0 +1,533 @@
+"""The loops under `strip_blocks`: classify blocks, name the partial ones by content, draw them.
+
+Plain functions over int64 arrays, in the subset of Python that numba compiles (see `jit`).
+Intervals are as in `strip_loops`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.jit import loop
+from maskc.strip_loops import flush, push
+
+__all__ = ["NO_BANK", "NO_RUNS", "classify", "find_runs", "paint", "rehash"]
+
+Ints = npt.NDArray[Any]
+
+NO_BANK, NO_RUNS = -1, -2
+"""What `find_runs` returns where descriptions or runs have no room."""
+
+
+@loop
+def _crop(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
+    height: int,
+    scratch: Any,
+) -> None:
+    """The normal form of one block, relative to its corner, into `scratch`.
+
+    Rows from `bottom` to the block's `height` lie beyond the mask and are empty. `scratch` is
+    (cur, state, run, size, out_rows, out_ptr, out_ends); `strip` holds row `top`.
+    """
+    cur, state, run, size, out_rows, out_ptr, out_ends = scratch
+    state[1] = 0
+    size[0] = 0
+    size[1] = 0
+    row, s = top, strip
+    while row < bottom:
+        while rows[s + 1] <= row:
+            s += 1
+        stop = min(rows[s + 1], bottom)
+        n, down = 0, row - rows[s]
+        for i in range(ptr[s], ptr[s + 1]):
+            lo_slope, hi_slope = ends[i, 2], ends[i, 3]
+            lo, hi = ends[i, 0] + down * lo_slope, ends[i, 1] + down * hi_slope
+            if hi <= left:
+                if hi_slope == 1:
+                    stop = min(stop, row + left - hi + 1)
+                continue
+            if lo >= right:
+                break
+            if lo_slope == 1:
+                stop = min(stop, row + (left if lo < left else right) - lo)
+            if hi_slope == 1 and hi < right:
+                stop = min(stop, row + right - hi)
+            cur[n, 0] = max(lo, left) - left
+            cur[n, 1] = min(hi, right) - left
+            cur[n, 2] = lo_slope if lo >= left else 0
+            cur[n, 3] = hi_slope if hi < right else 0
+            n += 1
+        push(row - top, stop - top, cur, n, state, run, size, out_rows, out_ptr, out_ends)
+        row = stop
+    if bottom - top < height:
+        push(bottom - top, height, cur, 0, state, run, size, out_rows, out_ptr, out_ends)
+    flush(state, run, size, out_rows, out_ptr, out_ends)
+
+
+@loop
+def _intersect(a: Ints, n: int, b: Ints, m: int, out: Ints) -> int:
+    """Sorted disjoint ranges that two lists have in common."""
+    i, j, k = 0, 0, 0
+    while i < n and j < m:
+        lo, hi = max(a[i, 0], b[j, 0]), min(a[i, 1], b[j, 1])
+        if lo < hi:
+            out[k, 0] = lo
+            out[k, 1] = hi
+            k += 1
+        if a[i, 1] < b[j, 1]:
+            i += 1
+        else:
+            j += 1
+    return k
+
+
+@loop
+def _unite(a: Ints, n: int, b: Ints, m: int, out: Ints) -> int:
+    """Sorted ranges of either list, merged where they meet."""
+    i, j, k = 0, 0, 0
+    while i < n or j < m:
+        if j >= m or (i < n and a[i, 0] <= b[j, 0]):
+            lo, hi = a[i, 0], a[i, 1]
+            i += 1
+        else:
+            lo, hi = b[j, 0], b[j, 1]
+            j += 1
+        if k and lo <= out[k - 1, 1]:
+            out[k - 1, 1] = max(out[k - 1, 1], hi)
+        else:
+            out[k, 0] = lo
+            out[k, 1] = hi
+            k += 1
+    return k
+
+
+@loop
+def _ranges(
+    ends: Ints, first: int, last: int, down: int, height: int, block: int, touched: Ints, full: Ints
+) -> tuple[int, int]:
+    """Block columns that `height` rows of one strip touch, and those that every row fills."""
+    t, f = 0, 0
+    for i in range(first, last):
+        lo, hi = ends[i, 0] + down * ends[i, 2], ends[i, 1] + down * ends[i, 3]
+        lo_end, hi_end = lo + (height - 1) * ends[i, 2], hi + (height - 1) * ends[i, 3]
+        start, stop = lo // block, (hi_end - 1) // block + 1
+        if t and start <= touched[t - 1, 1]:
+            touched[t - 1, 1] = max(touched[t - 1, 1], stop)
+        else:
+            touched[t, 0] = start
+            touched[t, 1] = stop
+            t += 1
+        start, stop = -(-lo_end // block), hi // block
+        if start < stop:
+            full[f, 0] = start
+            full[f, 1] = stop
+            f += 1
+    return t, f
+
+
+@loop
+def classify(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    top: int,
+    bottom: int,
+    block: int,
+    lists: Any,
+) -> tuple[int, int]:
+    """Ranges of touched and of full block columns of rows `top` to `bottom`.
+
+    `lists` is (touched, full, touched_here, full_here, spare), [columns + 1, 2] each; the result
+    is in the first two.
+    """
+    touched, full, touched_here, full_here, spare = lists
+    t, f, s, row = 0, 0, strip, top
+    while row < bottom:
+        stop = min(rows[s + 1], bottom)
+        args_down, height = row - rows[s], stop - row
+        if row == top:
+            t, f = _ranges(ends, ptr[s], ptr[s + 1], args_down, height, block, touched, full)
+        else:
+            th, fh = _ranges(
+                ends, ptr[s], ptr[s + 1], args_down, height, block, touched_here, full_here
+            )
+            n = _unite(touched, t, touched_here, th, spare)
+            touched[:n] = spare[:n]
+            t = n
+            n = _intersect(full, f, full_here, fh, spare)
+            full[:n] = spare[:n]
+            f = n
+        row = stop
+        s += 1
+    return t, f
+
+
+@loop
+def _describe(size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints, word: Ints) -> int:
+    """A cropped normal form as one run of numbers, equal for equal blocks."""
+    at = 0
+    for s in range(size[0]):
+        stop = out_ptr[s + 1] if s + 1 < size[0] else size[1]
+        word[at] = out_rows[s]
+        word[at + 1] = stop - out_ptr[s]
+        at += 2
+        for i in range(out_ptr[s], stop):
+            for k in range(4):
+                word[at] = out_ends[i, k]
+                at += 1
+    return at
+
+
+@loop
+def _slot(word: Ints, first: int, length: int, table: Ints) -> int:
+    """Where the search for a description begins in an open-addressing table."""
+    hashed = np.int64(length)
+    for i in range(first, first + length):  # below 2**42, so that the product stays below 2**62
+        hashed = ((hashed ^ word[i]) * 1000003) & ((1 << 42) - 1)
+    return int((hashed ^ (hashed >> 17)) & (len(table) - 1))
+
+
+@loop
+def _intern(word: Ints, length: int, table: Ints, pool: Ints, pool_ptr: Ints, count: Ints) -> int:
+    """The number of a description: its place if it is known, else the next one.
+
+    `table` holds numbers, -1 where free; descriptions are compared whole, so a collision costs
+    time and nothing else.
+    """
+    slot = _slot(word, 0, length, table)
+    while table[slot] >= 0:
+        number = table[slot]
+        first = pool_ptr[number]
+        if pool_ptr[number + 1] - first == length:
+            same = True
+            for i in range(length):
+                if pool[first + i] != word[i]:
+                    same = False
+                    break
+            if same:
+                return int(number)
+        slot = (slot + 1) & (len(table) - 1)
+    number = int(count[0])
+    table[slot] = number
+    first = pool_ptr[number]
+    for i in range(length):
+        pool[first + i] = word[i]
+    pool_ptr[number + 1] = first + length
+    count[0] = number + 1
+    return number
+
+
+@loop
+def rehash(pool: Ints, pool_ptr: Ints, count: int, table: Ints) -> None:
+    """Enter all descriptions into a new, larger table."""
+    for number in range(count):
+        first = pool_ptr[number]
+        slot = _slot(pool, first, pool_ptr[number + 1] - first, table)
+        while table[slot] >= 0:
+            slot = (slot + 1) & (len(table) - 1)
+        table[slot] = number
+
+
+@loop
+def _append(runs: Ints, begin: int, n: int, start: int, stop: int, number: int) -> int:
+    """Append blocks to a row whose runs began at `begin`; how many runs there are then."""
+    if n > begin and runs[n - 1, 1] == start and runs[n - 1, 2] == number:
+        runs[n - 1, 1] = stop
+        return n
+    runs[n, 0] = start
+    runs[n, 1] = stop
+    runs[n, 2] = number
+    return n + 1
+
+
+@loop
+def _cut(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    top: int,
+    bottom: int,
+    column: int,
+    sizes: tuple[int, int],
+    interned: Any,
+    scratch: Any,
+) -> int:
+    """The number of one partial block, by the normal form of its content; negative if no room.
+
+    `interned` is (table, pool, pool_ptr, count), `scratch` that of `_crop` and room for a word.
+    """
+    table, pool, pool_ptr, count = interned
+    crop, word = scratch
+    block_q, block_kv = sizes
+    left = column * block_kv
+    _crop(rows, ptr, ends, strip, top, bottom, left, left + block_kv, block_q, crop)
+    length = _describe(crop[3], crop[4], crop[5], crop[6], word)
+    n = count[0]
+    if pool_ptr[n] + length > len(pool) or n + 2 > len(pool_ptr) or 2 * n + 2 > len(table):
+        return NO_BANK
+    return _intern(word, length, table, pool, pool_ptr, count)
+
+
+@loop
+def _one_strip(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    end: int,
+    sizes: tuple[int, int],
+    start: Ints,
+    out_ptr: Ints,
+    runs: Ints,
+    interned: Any,
+    scratch: Any,
+    memo: Ints,
+) -> int:
+    """The runs of all rows of blocks from `start` on that lie in one strip; as `find_runs`.
+
+    What a block holds of a single interval follows from the interval's ends relative to the block,
+    so `memo` gives most numbers without a look at the block: its rows are (lo, hi, lo_slope,
+    hi_slope, height, number + 1).
+    """
+    block_q, block_kv = sizes
+    i, at = start[0], start[2]
+    while i * block_q < end and min((i + 1) * block_q, end) <= rows[strip + 1]:
+        top = i * block_q
+        bottom = min(top + block_q, end)
+        height, down, seen = bottom - top, top - rows[strip], 0
+        begin = out_ptr[at]
+        n = begin
+        for k in range(ptr[strip], ptr[strip + 1]):
+            lo_slope, hi_slope = ends[k, 2], ends[k, 3]
+            lo, hi = ends[k, 0] + down * lo_slope, ends[k, 1] + down * hi_slope
+            lo_end, hi_end = lo + (height - 1) * lo_slope, hi + (height - 1) * hi_slope
+            stop = (hi_end - 1) // block_kv + 1
+            full_start, full_stop = -(-lo_end // block_kv), hi // block_kv
+            if height < block_q:
+                full_stop = full_start
+            shared = stop  # blocks from here on belong to the next interval as well
+            if k + 1 < ptr[strip + 1]:
+                shared = min(stop, (ends[k + 1, 0] + down * ends[k + 1, 2]) // block_kv)
+            j = max(lo // block_kv, seen)
+            while j < stop:
+                if n >= len(runs):
+                    return NO_RUNS
+                if full_start <= j < full_stop:
+                    n = _append(runs, begin, n, j, full_stop, -1)
+                    j = full_stop
+                    continue
+                left = j * block_kv
+                here, there, lo_moves, hi_moves = lo - left, hi - left, lo_slope, hi_slope
+                if lo_end <= left:
+                    here, lo_moves = 0, 0
+                if there >= block_kv:
+                    there, hi_moves = block_kv, 0
+                known = (5 * here + 3 * there + 2 * lo_moves + hi_moves + height) & (len(memo) - 1)
+                number = memo[known, 5] - 1
+                if j >= shared:
+                    number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+                elif number < 0 or not (
+                    memo[known, 0] == here
+                    and memo[known, 1] == there
+                    and memo[known, 2] == lo_moves
+                    and memo[known, 3] == hi_moves
+                    and memo[known, 4] == height
+                ):
+                    number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+                    memo[known, 0] = here
+                    memo[known, 1] = there
+                    memo[known, 2] = lo_moves
+                    memo[known, 3] = hi_moves
+                    memo[known, 4] = height
+                    memo[known, 5] = number + 1
+                if number < 0:
+                    return NO_BANK
+                n = _append(runs, begin, n, j, j + 1, number)
+                j += 1
+            seen = max(seen, stop)
+        i += 1
+        at += 1
+        out_ptr[at] = n
+        start[0] = i
+        start[2] = at
+    return 0
+
+
+@loop
+def _some_strips(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    top: int,
+    bottom: int,
+    sizes: tuple[int, int],
+    begin: int,
+    runs: Ints,
+    interned: Any,
+    scratch: Any,
+    lists: Any,
+) -> int:
+    """The runs of any row of blocks, written from `begin` on.
+
+    Returns:
+        How many runs there are then, or `NO_RUNS` or `NO_BANK`.
+    """
+    block_q, block_kv = sizes
+    t, f = classify(rows, ptr, ends, strip, top, bottom, block_kv, lists)
+    touched, full = lists[0], lists[1]
+    if bottom - top < block_q:
+        f = 0
+    n, k = begin, 0
+    for r in range(t):
+        j = touched[r, 0]
+        while j < touched[r, 1]:
+            while k < f and full[k, 1] <= j:
+                k += 1
+            if n >= len(runs):
+                return NO_RUNS
+            if k < f and full[k, 0] <= j:
+                n = _append(runs, begin, n, j, full[k, 1], -1)
+                j = full[k, 1]
+                continue
+            number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+            if number < 0:
+                return NO_BANK
+            n = _append(runs, begin, n, j, j + 1, number)
+            j += 1
+    return n
+
+
+@loop
+def find_runs(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    block_q: int,
+    block_kv: int,
+    kv_len: int,
+    start: Ints,
+    out_ptr: Ints,
+    runs: Ints,
+    table: Ints,
+    pool: Ints,
+    pool_ptr: Ints,
+    count: Ints,
+) -> int:
+    """The runs of every row of blocks from `start` on; `NO_RUNS` or `NO_BANK` if there is no room.
+
+    A row that found no room is found again when there is more: equal blocks get equal numbers.
+
+    Args:
+        rows: first row of each strip, and the end.
+        ptr: where each strip's intervals begin.
+        ends: the intervals.
+        block_q: queries per block.
+        block_kv: keys per block.
+        kv_len: number of keys.
+        start: (next row of blocks, its strip, place in `out_ptr`); updated.
+        out_ptr: where each row's runs begin, as in `MaskBlocks.ptr`; filled from `start[2]` on.
+        runs: as in `MaskBlocks.runs`; filled from `out_ptr[start[2]]` on.
+        table: of `_intern`, as are the rest.
+        pool: descriptions of the distinct partial blocks.
+        pool_ptr: where each begins.
+        count: how many there are.
+    """
+    end = rows[len(rows) - 1]
+    nq = -(-end // block_q)
+    widest = 1
+    for s in range(len(ptr) - 1):
+        widest = max(widest, ptr[s + 1] - ptr[s])
+    columns = -(-kv_len // block_kv) + widest + 1
+    lists = (
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+    )
+    most = min(widest, block_kv // 2 + 1)  # intervals of a row of a block
+    intervals = (block_q + 1) * (most + 1)
+    crop = (
+        np.empty((most + 2, 4), np.int64),
+        np.empty(3, np.int64),
+        np.empty((most + 2, 4), np.int64),
+        np.empty(2, np.int64),
+        np.empty(block_q + 1, np.int64),
+        np.empty(block_q + 1, np.int64),
+        np.empty((intervals, 4), np.int64),
+    )
+    scratch = crop, np.empty(2 * block_q + 2 + 4 * intervals, np.int64)
+    interned = table, pool, pool_ptr, count
+    sizes = block_q, block_kv
+    memo = np.zeros((64, 6), np.int64)
+    while start[0] < nq:
+        top, s = start[0] * block_q, start[1]
+        bottom = min(top + block_q, end)
+        while rows[s + 1] <= top:
+            s += 1
+        start[1] = s
+        if rows[s + 1] >= bottom:
+            lack = _one_strip(
+                rows, ptr, ends, s, end, sizes, start, out_ptr, runs, interned, scratch, memo
+            )
+            if lack < 0:
+                return lack
+            continue
+        at = start[2]
+        n = _some_strips(
+            rows, ptr, ends, s, top, bottom, sizes, out_ptr[at], runs, interned, scratch, lists
+        )
+        if n < 0:
+            return n
+        out_ptr[at + 1] = n
+        start[0] += 1
+        start[2] += 1
+    return 0
+
+
+@loop
+def paint(
+    pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, out: npt.NDArray[np.uint8]
+) -> None:
+    """Descriptions `first` to `last` -> bits [count, block_q, bytes], least significant first."""
+    for number in range(first, last):
+        out[number] = 0
+        at, end = pool_ptr[number], pool_ptr[number + 1]
+        while at < end:
+            top, n = pool[at], pool[at + 1]
+            following = at + 2 + 4 * n
+            bottom = pool[following] if following < end else block_q
+            for row in range(top, bottom):
+                for i in range(n):
+                    base = at + 2 + 4 * i
+                    lo = pool[base] + (row - top) * pool[base + 2]
+                    hi = pool[base + 1] + (row - top) * pool[base + 3]
+                    _fill(out[number, row], lo, hi)
+            at = following
+
+
+@loop
+def _fill(line: npt.NDArray[np.uint8], lo: Any, hi: Any) -> None:
+    """Set the bits lo to hi - 1."""
+    first, last = lo >> 3, (hi - 1) >> 3
+    head, tail = (255 << (lo & 7)) & 255, 255 >> (7 - ((hi - 1) & 7))
+    if first == last:
+        line[first] |= head & tail
+        return
+    line[first] |= head
+    line[first + 1 : last] = 255
+    line[last] |= tail
