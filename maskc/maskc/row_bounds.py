@@ -62,18 +62,18 @@ def _side(
 
 def _written(forms: Sequence[Strips], most: int) -> _Bounds:
     """Int32 [masks, 2 * max(most, 1), rows] of masks with up to `most` intervals per row."""
-    length = forms[0].q_len
-    bounds = np.zeros((len(forms), 2 * max(most, 1), length), np.int32)
-    position = np.arange(length, dtype=np.int32)
+    bounds = np.zeros((len(forms), 2 * max(most, 1), forms[0].q_len), np.int32)
     for mask, form in enumerate(forms):
         rows, ptr, ends = form.arrays
-        strip = np.repeat(np.arange(len(rows) - 1, dtype=np.int32), np.diff(rows))
+        heights = np.diff(rows)
         for i in range(form.widest):
             has = np.flatnonzero(np.diff(ptr) > i)
             chosen = ends[ptr[has] + i]
             for side in (0, 1):
-                at, slope = np.zeros((2, len(rows) - 1), np.int32)
-                slope[has] = chosen[:, 2 + side]
-                at[has] = chosen[:, side] - slope[has] * rows[has]
-                bounds[mask, 2 * i + side] = at[strip] + slope[strip] * position
+                at, slope = np.zeros((2, len(heights)), np.int32)
+                at[has], slope[has] = chosen[:, side], chosen[:, 2 + side]
+                steps = np.repeat(slope, heights)  # from the row above, and at a strip's first row
+                last = at + slope * (heights - 1)
+                steps[rows[:-1]] = at - np.append(0, last[:-1])
+                np.cumsum(steps, out=bounds[mask, 2 * i + side])
     return bounds
