@@ -35,6 +35,7 @@ from maskc.expr import (
     Strided,
     Transpose,
     Xor,
+    per_batch,
 )
 from maskc.request import CompileRequest
 from maskc.spec import load_spec
@@ -82,4 +83,5 @@ __all__ = [
     "compile_mask",
     "compile_request",
     "load_spec",
+    "per_batch",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from maskc.emit import splash_tables
 from maskc.expr import Mask
 from maskc.lower import Progress, lower
 from maskc.request import CompileRequest
+from maskc.row_bounds import row_bounds
 from maskc.version import __version__
 from maskc_cache.errors import StoreError
 from maskc_cache.plan import Plan, SplashTables
@@ -73,7 +75,7 @@ def compile_request(
             return None
         return splash_tables(found[grid], columns[grid], grid, head_mask, request.layout, direction)
 
-    return Plan(
+    plan = Plan(
         q_len=request.q_len,
         kv_len=request.kv_len,
         head_mask=head_mask,
@@ -84,9 +86,13 @@ def compile_request(
         dkv=dkv,
         splash_fwd=tables("fwd", request.fwd_grid),
         splash_dkv=tables("dkv", request.dkv_grid),
+        row_bounds=None,
         canonical=request.canonical,
         compiler=__version__,
     )
+    if not request.row_bounds:
+        return plan
+    return dataclasses.replace(plan, row_bounds=row_bounds(masks, plan))
 
 
 def _advance(progress: Progress, before: int, total: int, done: int, _total: int) -> None:

@@ -48,6 +48,9 @@ class CompileRequest:
         downcast_smem_data: the smallest integer dtype for each splash table.
         prefetch: the padding of shrunk splash tables: "jax" is JAX's zeros, "keep" repeats the next
             value that the kernel needs, so that it fetches nothing twice.
+        row_bounds: write the intervals of each row into the plan, for kernels that apply partial
+            masks without stored blocks: 8 bytes for each query and each key, mask and interval.
+            A side on which some row has more than two intervals has none.
 
     Raises:
         MaskArgumentError: an argument is out of range or does not fit another one.
@@ -70,6 +73,7 @@ class CompileRequest:
     shrink_grid: bool = True
     downcast_smem_data: bool = True
     prefetch: Prefetch = "jax"
+    row_bounds: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.mask, Mask):
