@@ -50,9 +50,8 @@ _FIRST = 0b1100  # the first mask itself
 PER_ROW = 8
 """Intervals per row, on average, beyond which bits are the better form."""
 
-_LARGE = 2000  # strips and rows of blocks from which compiled loops repay importing numba
-_ENOUGH = 10 * _LARGE  # the same, of all work so far
-_done = 0
+_LARGE = 40_000  # strips and intervals: plain loops take as long for so many as numba to import
+_done = 0  # so many have they seen in this process
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
 _UNLIMITED = 1 << 62  # where the output is about as long as the input
 
@@ -141,16 +140,15 @@ class Strips(Mask):
 
 
 def _loops(work: int) -> Any:
-    """The loops to use: compiled ones if they are there already, or if the work is worth it.
+    """The loops to use: compiled ones if they are there already, or once they repay the import.
 
-    What plain loops have done so far counts as well: once it has cost what importing numba would
-    have, more of the same is likely to come.
+    That is when plain loops have cost as much as the import does: at worst, twice the least.
     """
     global _done  # noqa: PLW0603  # one count per process
     if is_compiled(strip_loops):
         return compiled(strip_loops)
     _done += work
-    return compiled(strip_loops) if work >= _LARGE or _done >= _ENOUGH else strip_loops
+    return strip_loops if _done < _LARGE else compiled(strip_loops)
 
 
 def _grown(
@@ -391,7 +389,7 @@ def find_blocks(mask: Strips, block_q: int, block_kv: int) -> StripBlocks:
     equal before any of them is drawn.
     """
     nq, nk = -(-mask.q_len // block_q), -(-mask.kv_len // block_kv)
-    loops = _loops(nq + len(mask.rows.array))
+    loops = _loops(20 * (nq + len(mask.rows.array)))
     grid = np.array([block_q, block_kv, nq])
     lists = _lists(nk, mask.widest)
     full, partial = np.zeros(nq, np.int64), np.zeros(nq, np.int64)

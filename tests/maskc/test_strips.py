@@ -1,5 +1,9 @@
 """Strip form: the sweeps, the normal form, and blocks found without drawing them."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from dense_oracle import dense, strip_rows
@@ -57,6 +61,17 @@ def loops(request):
         patch.setattr(strips, "_loops", lambda _work: chosen)
         patch.setattr(strips, "is_compiled", lambda _: chosen is not strip_loops)
         yield chosen
+
+
+def test_numba_is_imported_once_plain_loops_have_cost_as_much():
+    program = (
+        "import sys; from maskc import *; from maskc.canonical import canonical;"
+        "run = lambda n: canonical(Causal() & Documents(range(0, n + 1, 8)), n, n);"
+        "run(1024); assert 'numba' not in sys.modules;"
+        "[run(1024 + i) for i in range(100)]; assert 'numba' in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def read(mask):
