@@ -167,14 +167,15 @@ def _grown(
         fill(loops, size, rows, ptr, ends)
         n, m = int(size[0]), int(size[1])
         if n < room[0] and m <= room[1]:
-            return Strips(kv_len, *map(FrozenArray, (rows[: n + 1], ptr[: n + 1], ends[:m])))
+            frozen = FrozenArray.adopt if 2 * m >= room[1] else FrozenArray  # keep no large rest
+            return Strips(kv_len, *map(frozen, (rows[: n + 1], ptr[: n + 1], ends[:m])))
         if m > limit:
             return None
         room = n + 1, m
 
 
 def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
-    """The normal form of strips that need not be maximal.
+    """The normal form of strips that need not be maximal; arrays that are in it already are kept.
 
     Args:
         kv_len: number of keys.
@@ -185,7 +186,7 @@ def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
     raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
     loops = _loops(len(raw[0]) + len(raw[2]))
     if loops.is_normal(*raw):
-        return Strips(kv_len, *map(FrozenArray, raw))
+        return Strips(kv_len, *map(FrozenArray.adopt, raw))
 
     def fill(loops: Any, *out: Ints) -> None:
         loops.normalise(*raw, *out)
