@@ -149,14 +149,18 @@ class CompileRequest:
     @functools.cached_property
     def unique_masks(self) -> tuple[tuple[Mask, ...], npt.NDArray[np.int32]]:
         """The distinct canonical masks by first use, and which one each head uses."""
-        per_head = self.mask.masks if isinstance(self.mask, MultiHead) else (self.mask,)
-        numbers: dict[Mask, int] = {}
-        heads = []
-        for mask in per_head:
-            bound = canonical(mask, self.q_len, self.kv_len)
-            heads.append(numbers.setdefault(bound, len(numbers)))
         if not isinstance(self.mask, MultiHead):
-            heads *= self.heads
+            form = canonical(self.mask, self.q_len, self.kv_len)
+            return (form,), np.zeros(self.heads, np.int32)
+        numbers: dict[Mask, int] = {}  # by canonical form
+        given: dict[Mask, int] = {}
+        same = {id(mask): mask for mask in self.mask.masks}  # one object may serve many heads
+        for mask in same.values():
+            if mask not in given:
+                form = canonical(mask, self.q_len, self.kv_len)
+                given[mask] = numbers.setdefault(form, len(numbers))
+        by_object = {key: given[mask] for key, mask in same.items()}
+        heads = [by_object[id(mask)] for mask in self.mask.masks]
         return tuple(numbers), np.array(heads, np.int32)
 
     @functools.cached_property

@@ -257,7 +257,7 @@ def rehash(pool: Ints, pool_ptr: Ints, count: int, table: Ints) -> None:
 
 
 @loop
-def _append(runs: Ints, begin: int, n: int, start: int, stop: int, number: int) -> int:
+def _append(runs: Ints, begin: Any, n: Any, start: int, stop: int, number: int) -> Any:
     """Append blocks to a row whose runs began at `begin`; how many runs there are then."""
     if n > begin and runs[n - 1, 1] == start and runs[n - 1, 2] == number:
         runs[n - 1, 1] = stop
@@ -407,12 +407,12 @@ def _some_strips(
     top: int,
     bottom: int,
     sizes: tuple[int, int],
-    begin: int,
+    begin: Any,
     runs: Ints,
     interned: Any,
     scratch: Any,
     lists: Any,
-) -> int:
+) -> Any:
     """The runs of any row of blocks, written from `begin` on.
 
     Returns:

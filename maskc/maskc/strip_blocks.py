@@ -31,7 +31,7 @@ def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlo
     """
     nq = -(-masks[0].q_len // block_q)
     strips = sum(len(mask.rows.array) for mask in masks)
-    loops = loops_for(strip_block_loops, nq * len(masks) + strips)
+    loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
     ptr, runs = np.zeros(nq * len(masks) + 1, np.int64), np.empty((4 * (nq + strips), 3), np.int32)
     pool, pool_ptr = np.empty(1024, np.int64), np.zeros(64, np.int64)
     table, count = np.full(128, -1, np.int64), np.zeros(1, np.int64)

@@ -93,7 +93,7 @@ def _band(leaf: Causal | Local, shape: Shape) -> Strips:
     if thin:
         return normal(kv_len, rows, ptr, ends)
     arrays = (np.array(a, np.int64) for a in (rows, ptr, ends or np.zeros((0, 4))))
-    return Strips(kv_len, *map(FrozenArray, arrays))
+    return Strips(kv_len, *map(FrozenArray.adopt, arrays))
 
 
 def _full(_: Full, shape: Shape) -> Strips:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskc import Causal, CompileRequest, Full, Local, MaskArgumentError, MultiHead, strategies
+from maskc.canonical import canonical
 
 PINNED = CompileRequest(Causal() & Local(100, None), q_len=1024, heads=8)
 
@@ -49,6 +50,22 @@ def test_equal_requests_have_equal_keys_and_others_do_not(data):
     a = data.draw(strategies.requests(max_length=12))
     b = data.draw(strategies.requests(max_length=12))
     assert (a.key == b.key) == (a.canonical == b.canonical)
+
+
+def test_equal_masks_of_many_heads_are_brought_to_one_form_once(monkeypatch):
+    seen = []
+
+    def counted(mask, *lengths):
+        seen.append(mask)
+        return canonical(mask, *lengths)
+
+    monkeypatch.setattr("maskc.request.canonical", counted)
+    shared = Causal() & Local(7, None)
+    heads = [shared, Local(3, 0), shared, Local(3, 0), Local(7, 0), Full()]
+    masks, head_mask = CompileRequest(MultiHead(heads), q_len=64).unique_masks
+    assert seen == [shared, Local(3, 0), Local(7, 0), Full()]
+    assert len(masks) == 3
+    assert head_mask.tolist() == [0, 1, 0, 1, 0, 2]
 
 
 @pytest.mark.parametrize(
