@@ -318,7 +318,8 @@ def transposed(mask: Strips) -> Strips | None:
     """
     edges = np.concatenate([_level_edges(mask), _slanted_edges(mask)])
     starts, stops, row, slope = edges.T
-    cuts = np.unique(np.concatenate([starts, stops, [0, mask.kv_len]]))
+    cuts = np.sort(np.concatenate([[0, mask.kv_len], starts, stops]), kind="stable")
+    cuts = cuts[np.append(True, cuts[1:] != cuts[:-1])]  # np.unique hashes, which is slower here
     first = np.searchsorted(cuts, starts)
     counts = np.searchsorted(cuts, stops) - first
     total = int(counts.sum())
@@ -327,7 +328,7 @@ def transposed(mask: Strips) -> Strips | None:
     edge = np.repeat(np.arange(len(edges)), counts)
     piece = np.arange(total) + np.repeat(first - (np.cumsum(counts) - counts), counts)
     at = row[edge] + slope[edge] * (cuts[piece] - starts[edge])
-    order = np.argsort(piece * (mask.q_len + 1) + at)
+    order = np.argsort(piece * (mask.q_len + 1) + at, kind="stable")
     ends = np.concatenate([at[order].reshape(-1, 2), slope[edge[order]].reshape(-1, 2)], axis=1)
     ptr = np.searchsorted(piece[order[::2]], np.arange(len(cuts)))
     return normal(mask.q_len, cuts, ptr, ends)
@@ -340,7 +341,7 @@ def _level_edges(mask: Strips) -> Ints:
     top, width = ends[:, :2], mask.kv_len + 1
     bottom = top + (np.diff(rows) - 1)[strip, None] * ends[:, 2:]
     above, below = bottom + (strip + 1)[:, None] * width, top + strip[:, None] * width
-    keys = np.sort(np.concatenate([above, below], axis=None))
+    keys = np.sort(np.concatenate([above, below], axis=None), kind="stable")
     twice = keys[1:] == keys[:-1]  # an end of both rows is no change
     lone = keys[~(np.append(twice, False) | np.append(False, twice))[: len(keys)]]
     boundary, column = np.divmod(lone.reshape(-1, 2), width)
