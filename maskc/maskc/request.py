@@ -87,14 +87,12 @@ class CompileRequest:
         for name in ("block_q", "block_kv"):  # the other passes follow the forward one
             self._default(f"{name}_dq", getattr(self, name))
             self._default(f"{name}_dkv", getattr(self, name))
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            if field.name == "prefetch":
-                checks.choice(field.name, value, get_args(Prefetch))
-            elif field.type != "bool":
-                object.__setattr__(self, field.name, checks.at_least(field.name, value, 1))
-            elif not isinstance(value, bool):
-                raise checks.fail(field.name, "True or False", value)
+        for name in _INTEGERS:
+            object.__setattr__(self, name, checks.at_least(name, getattr(self, name), 1))
+        for name in _BOOLS:
+            if not isinstance(getattr(self, name), bool):
+                raise checks.fail(name, "True or False", getattr(self, name))
+        checks.choice("prefetch", self.prefetch, get_args(Prefetch))
         if per_head not in {None, self.heads}:
             raise MaskArgumentError(
                 f"heads: expected {per_head}, one for each mask of the MultiHead, got {self.heads}"
@@ -167,16 +165,12 @@ class CompileRequest:
     def canonical(self) -> bytes:
         """Bytes that are equal exactly when two requests ask for the same plan."""
         masks, head_mask = self.unique_masks
-        parameters = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name != "mask" and (self.splash or field.name not in _SPLASH_ONLY)
-        }
+        names = _PARAMETERS if self.splash else _WITHOUT_SPLASH
         document = {
             "epoch": COMPILER_EPOCH,
             "head_mask": head_mask.tobytes(),
             "masks": [encode(mask) for mask in masks],
-            "parameters": dict(sorted(parameters.items())),
+            "parameters": {name: getattr(self, name) for name in names},
         }
         return pack(document)
 
@@ -186,4 +180,8 @@ class CompileRequest:
         return key_of(self.canonical)
 
 
-_SPLASH_ONLY = ("shrink_grid", "downcast_smem_data", "prefetch")
+_INTEGERS = tuple(field.name for field in fields(CompileRequest) if field.type == "int")
+_BOOLS = tuple(field.name for field in fields(CompileRequest) if field.type == "bool")
+_PARAMETERS = tuple(sorted(field.name for field in fields(CompileRequest) if field.name != "mask"))
+_SPLASH_ONLY = {"shrink_grid", "downcast_smem_data", "prefetch"}
+_WITHOUT_SPLASH = tuple(name for name in _PARAMETERS if name not in _SPLASH_ONLY)

@@ -458,7 +458,7 @@ def find_runs(
     pool: Ints,
     pool_ptr: Ints,
     count: Ints,
-) -> int:
+) -> Any:
     """The runs of every row of blocks from `start` on; `NO_RUNS` or `NO_BANK` if there is no room.
 
     A row that found no room is found again when there is more: equal blocks get equal numbers.

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from maskc import strip_block_loops, strip_loops
 from maskc.arrays import FrozenArray
 from maskc.expr import Mask
-from maskc.jit import loops_for
+from maskc.jit import compiled, is_compiled, loops_for
 
 __all__ = [
     "AND",
@@ -167,14 +167,29 @@ def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
     """
     raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
-    loops = loops_for(strip_loops, len(raw[0]) + len(raw[2]))
-    if loops.is_normal(*raw):
+    settled = compiled(strip_loops).is_normal if is_compiled(strip_loops) else _is_normal
+    if settled(*raw):
         return Strips(kv_len, *map(FrozenArray.adopt, raw))
 
     def fill(loops: Any, *out: Ints) -> None:
         loops.normalise(*raw, *out)
 
     return cast("Strips", _grown(kv_len, len(raw[0]), len(raw[2]), fill, _UNLIMITED))
+
+
+def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
+    """`strip_loops.is_normal` by numpy: a leaf of a hundred thousand strips needs no numba."""
+    heights, counts = np.diff(rows), np.diff(ptr)
+    strip = np.repeat(np.arange(len(counts)), counts)
+    if not heights.all() or ends[heights[strip] == 1, 2:].any():
+        return False
+    takes = np.append(counts[1:] == counts[:-1], False)  # the next strip has as many intervals
+    own = np.flatnonzero(takes[strip])
+    s = strip[own]
+    step, height = ends[own + counts[s], :2] - ends[own, :2], heights[s, None]
+    fits = np.where(height == 1, (step >> 1) == 0, step == height * ends[own, 2:]).all(axis=1)
+    takes[s[~fits]] = False
+    return not takes.any()
 
 
 def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
