@@ -18,8 +18,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from tabulate import tabulate
 
 from maskc import Causal, CompileRequest, Documents, Local, Mask, compile_request
+from maskc.blocking import BlockGrid
 from maskc.emit import SplashLayout, splash_tables
-from maskc.lower import BlockGrid
 from maskc_cache.plan import Plan, SplashTables
 
 Direction = Literal["fwd", "dkv"]

@@ -47,7 +47,7 @@ from maskc.strip_leaves import strips_of
 from maskc.strips import AND, NOT, OR, XOR, Strips, combine
 from maskc_cache.plan import pack
 
-__all__ = ["canonical", "encode", "spans"]
+__all__ = ["canonical", "encode"]
 
 Shape = tuple[int, int]
 
@@ -350,10 +350,3 @@ def _ordered(kind: type[And | Or | Xor], operands: dict[bytes, Mask], unit: Mask
     if len(operands) < 2:
         return next(iter(operands.values()), unit)
     return kind(tuple(operands[code] for code in sorted(operands)))
-
-
-def spans(rectangle: Rectangle) -> tuple[Shape, Shape]:
-    """`(start, stop)` of the queries and of the keys of a canonical rectangle."""
-    assert rectangle.q_stop is not None  # noqa: S101  # a bound rectangle has both stops
-    assert rectangle.kv_stop is not None  # noqa: S101
-    return (rectangle.q_start, rectangle.q_stop), (rectangle.kv_start, rectangle.kv_stop)

@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from maskc.blocking import BlockGrid
 from maskc.emit import splash_tables
+from maskc.evaluated import Progress
 from maskc.expr import Mask
-from maskc.lower import BlockGrid, Progress, lower, lower_transposed
+from maskc.lower import lower, lower_transposed
 from maskc.request import CompileRequest
 from maskc.version import __version__
 from maskc_cache.errors import StoreError

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskc.lower import BlockGrid
+from maskc.blocking import BlockGrid
 from maskc.walk import Walk, next_flagged, walk
 from maskc_cache.plan import BlockLists, BlockState, SplashTables, smallest_dtype
 

@@ -1,61 +1,28 @@
 """Canonical masks -> block lists: which blocks are empty, full or partial, and the partial ones.
 
 Exact by construction. A mask in strip form is lowered from its strips, in time that grows with them
-and with the blocks found. For any other, `rows.bounds` proves blocks empty or full, and every block
-that it cannot decide is evaluated whole, element by element. Nothing of size q_len x kv_len is ever
-made, and equal partial blocks are stored once, in the order in which splash attention first meets
+and with the blocks found; any other is `evaluated`. Nothing of size q_len x kv_len is ever made,
+and equal partial blocks are stored once, in the order in which splash attention first meets
 them: (mask, q block, kv block).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from maskc.block_runs import FULL, MaskBlocks
+from maskc.blocking import BlockGrid
+from maskc.evaluated import Progress, evaluate_blocks
 from maskc.expr import Empty, Full, Mask
-from maskc.rows import Grid, allowed, bounds
 from maskc.strip_leaves import strips_of
 from maskc.strips import Strips, find_blocks
-from maskc_cache.plan import BlockLists, BlockState, blocks_along, smallest_dtype
+from maskc_cache.plan import BlockLists, smallest_dtype
 
-__all__ = ["BlockGrid", "Progress", "lower", "lower_transposed"]
-
-Progress = Callable[[int, int], None]
-"""Called with (rows of blocks done, rows of blocks in all)."""
-
-_GRID_CELLS = 1 << 22  # blocks classified at a time: some tens of MB of temporaries
-_ELEMENTS = 1 << 22  # elements evaluated at a time: 32 MB of positions
-
-
-@dataclass(frozen=True, slots=True)
-class BlockGrid:
-    """The blocking of one mask: lengths and block sizes.
-
-    Attributes:
-        q_len: number of queries.
-        kv_len: number of keys.
-        block_q: queries per block.
-        block_kv: keys per block.
-    """
-
-    q_len: int
-    kv_len: int
-    block_q: int
-    block_kv: int
-
-    @property
-    def nq(self) -> int:
-        """Blocks along the queries."""
-        return blocks_along(self.q_len, self.block_q)
-
-    @property
-    def nk(self) -> int:
-        """Blocks along the keys."""
-        return blocks_along(self.kv_len, self.block_kv)
+__all__ = ["lower", "lower_transposed"]
 
 
 def lower(
@@ -165,10 +132,7 @@ def _lower_mask(mask: Mask, blocking: BlockGrid, bank: _PartialBank) -> Iterator
     if isinstance(strips, Strips):
         yield _lower_strips(strips, blocking, bank)
         return
-    step = max(1, _GRID_CELLS // blocking.nk)
-    for row in range(0, blocking.nq, step):
-        rows = np.arange(row, min(row + step, blocking.nq), dtype=np.int64)
-        yield _lower_rows(mask, rows, blocking, bank)
+    yield _from_runs(evaluate_blocks(mask, blocking), bank)
 
 
 def _lower_strips(mask: Strips, blocking: BlockGrid, bank: _PartialBank) -> _Found:
@@ -179,59 +143,20 @@ def _lower_strips(mask: Strips, blocking: BlockGrid, bank: _PartialBank) -> _Fou
     )
 
 
-def _lower_rows(mask: Mask, rows: _Ints, blocking: BlockGrid, bank: _PartialBank) -> _Found:
-    grid = Grid.of(
-        rows * blocking.block_q,
-        blocking.block_q,
-        blocking.q_len,
-        blocking.nk,
-        blocking.block_kv,
-        blocking.kv_len,
-    )
-    some, every = bounds(mask, grid)
-    whole_q = grid.q[1] - grid.q[0] + 1 == blocking.block_q
-    whole_kv = grid.kv[1] - grid.kv[0] + 1 == blocking.block_kv
-    full = every & whole_q & whole_kv
-    unknown = np.argwhere(some & ~full)
-    states = np.where(full, BlockState.FULL, BlockState.EMPTY)
-    ids = np.full(states.shape, -1, np.int64)
-    for i, j, state, number in _resolve(mask, unknown, int(rows[0]), blocking, bank):
-        states[i, j], ids[i, j] = state, number
-    full_at, partial_at = states == BlockState.FULL, states == BlockState.PARTIAL
+def _from_runs(blocks: MaskBlocks, bank: _PartialBank) -> _Found:
+    numbers = bank.number_distinct(blocks.bits)
+    start, stop, number = blocks.runs.T
+    width, row = stop - start, np.repeat(np.arange(len(blocks.ptr) - 1), np.diff(blocks.ptr))
+    column = np.repeat(start + width - np.cumsum(width), width) + np.arange(width.sum())
+    row, number = np.repeat(row, width), np.repeat(number, width)
+    full, rows = number == FULL, len(blocks.ptr) - 1
     return _Found(
-        full_at.sum(axis=1),
-        np.nonzero(full_at)[1],
-        partial_at.sum(axis=1),
-        np.nonzero(partial_at)[1],
-        ids[partial_at],
+        np.bincount(row[full], minlength=rows),
+        column[full],
+        np.bincount(row[~full], minlength=rows),
+        column[~full],
+        numbers[number[~full]],
     )
-
-
-def _resolve(
-    mask: Mask, unknown: _Ints, row: int, blocking: BlockGrid, bank: _PartialBank
-) -> Iterator[tuple[int, int, BlockState, int]]:
-    """Evaluate undecided blocks, given as (strip row, column) in row-major order."""
-    elements = blocking.block_q * blocking.block_kv
-    batch = max(1, _ELEMENTS // elements)
-    for start in range(0, len(unknown), batch):
-        at = unknown[start : start + batch]
-        blocks = _evaluate(mask, at + np.array([row, 0]), blocking)
-        counts = np.count_nonzero(blocks, axis=(1, 2))
-        packed = np.packbits(blocks, axis=2, bitorder="little")
-        for (i, j), count, bits in zip(at.tolist(), counts.tolist(), packed, strict=True):
-            if count == elements:
-                yield i, j, BlockState.FULL, -1
-            elif count:
-                yield i, j, BlockState.PARTIAL, bank.number(bits)
-
-
-def _evaluate(mask: Mask, at: _Ints, blocking: BlockGrid) -> npt.NDArray[np.bool_]:
-    """Whole blocks as bool [n, block_q, block_kv]; False beyond the lengths."""
-    q = at[:, 0, None, None] * blocking.block_q + np.arange(blocking.block_q)[:, None]
-    kv = at[:, 1, None, None] * blocking.block_kv + np.arange(blocking.block_kv)
-    inside = (q < blocking.q_len) & (kv < blocking.kv_len)
-    value = allowed(mask, np.minimum(q, blocking.q_len - 1), np.minimum(kv, blocking.kv_len - 1))
-    return value & inside
 
 
 def _lists(

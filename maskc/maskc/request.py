@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc import checks
+from maskc.blocking import BlockGrid
 from maskc.canonical import canonical, encode
 from maskc.emit import Prefetch, SplashLayout
 from maskc.errors import MaskArgumentError
 from maskc.expr import Mask, MultiHead
-from maskc.lower import BlockGrid
 from maskc_cache.plan import key_of, pack
 
 __all__ = ["COMPILER_EPOCH", "CompileRequest"]

@@ -1,0 +1,174 @@
+"""Parts that look their elements up: `table[q_index[q], kv_index[kv]]`.
+
+Tiles, segments, products over axes and reordered tokens all come down to small tables. A block
+sees a window of each index, and windows repeat; what a window holds is a few values (`q // 64` of
+128 queries are two) in some arrangement, so equal arrangements of equal pieces of the table are
+equal blocks, wherever they come from.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.blocking import BlockGrid
+from maskc.content import ALL, NONE, Grid, Ints, Part
+from maskc.packed import Bits, pack
+
+__all__ = ["TablePart", "numbered"]
+
+_CACHED = 1 << 25  # bytes of table columns by window that are kept
+_CELLS = 1 << 22  # elements of pieces compared at a time
+
+
+def numbered(codes: npt.NDArray[np.uint8], known: dict[bytes, int] | None = None) -> Ints:
+    """A number for each row of bytes, the same for equal rows; ascending as rows first appear.
+
+    Args:
+        codes: [n, bytes].
+        known: rows that have numbers already; added to.
+    """
+    known = {} if known is None else known
+    data, size = np.ascontiguousarray(codes).tobytes(), codes.shape[1]
+    rows = (data[start : start + size] for start in range(0, len(data), size))
+    return np.array([known.setdefault(row, len(known)) for row in rows], np.int64)
+
+
+def _bytes_of(rows: Ints) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+
+
+class _Windows(NamedTuple):
+    """The distinct windows that the blocks of one side see.
+
+    Attributes:
+        of: [blocks], the number of each block's window.
+        tokens: [windows, block], what each holds; -1 beyond the lengths and for padding.
+        values: [windows, most], the distinct ones of each, ascending, filled up with -1.
+        distinct: [windows], how many they are.
+        shape: [windows], a number for how they are arranged.
+    """
+
+    of: Ints
+    tokens: Ints
+    values: Ints
+    distinct: Ints
+    shape: Ints
+
+
+def _windows(index: Ints, block: int, blocks: int) -> _Windows:
+    padded = np.full(blocks * block, -1, np.int32)
+    padded[: len(index)] = index
+    lines = padded.reshape(blocks, block)
+    of = numbered(_bytes_of(lines))
+    distinct = lines[np.unique(of, return_index=True)[1]]
+    order = np.argsort(distinct, axis=1, kind="stable")
+    ascending = np.take_along_axis(distinct, order, axis=1)
+    rank = np.zeros(distinct.shape, np.int32)
+    np.cumsum(ascending[:, 1:] != ascending[:, :-1], axis=1, out=rank[:, 1:])
+    count = rank[:, -1] + 1
+    values = np.full((len(distinct), int(count.max())), -1, np.int32)
+    np.put_along_axis(values, rank, ascending, axis=1)
+    arranged = np.empty_like(rank)
+    np.put_along_axis(arranged, order, rank, axis=1)
+    return _Windows(of, distinct, values, count, numbered(_bytes_of(arranged)))
+
+
+def _merged(table: npt.NDArray[np.bool_], index: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
+    """Equal rows of the table as one, and none for rows that are False."""
+    used = np.unique(index[index >= 0])
+    used = used[table[used].any(axis=1)]
+    if not len(used):
+        return table[:0], np.full_like(index, -1)
+    number = numbered(pack(table[used]))
+    place = np.full(len(table) + 1, -1, np.int32)  # the last one is that of -1
+    place[used] = number
+    return table[used[np.unique(number, return_index=True)[1]]], place[index]
+
+
+@final
+class TablePart(Part):
+    """`table[q_index[q], kv_index[kv]]`, and False where an index is -1.
+
+    Args:
+        table: bool [rows, columns].
+        q_index: int [q_len].
+        kv_index: int [kv_len].
+        blocking: of the result.
+    """
+
+    def __init__(
+        self, table: npt.NDArray[np.bool_], q_index: Ints, kv_index: Ints, blocking: BlockGrid
+    ) -> None:
+        table, q_index = _merged(table, q_index)
+        turned, kv_index = _merged(np.ascontiguousarray(table.T), kv_index)
+        self._table = np.pad(turned.T, ((0, 1), (0, 1)))  # what index -1 finds
+        self._q = _windows(q_index, blocking.block_q, blocking.nq)
+        self._kv = _windows(kv_index, blocking.block_kv, blocking.nk)
+        self._blocking = blocking
+        windows = len(self._q.tokens) * len(self._kv.tokens)
+        self.bound = 2 + windows
+        self._under = self._table.astype(np.float32) @ self._members(self._kv, 1).T
+        piece = self._q.values.shape[1] * self._kv.values.shape[1]
+        self._pieces: dict[bytes, int] | None = None
+        if piece <= max(64, blocking.block_q * blocking.block_kv // 64):
+            self._pieces = {}  # cheaper to compare than to draw
+        self._lines: Bits | None = None
+
+    def _members(self, side: _Windows, axis: int, windows: Ints | None = None) -> Ints:
+        """Which values windows hold, 0 or 1 [windows, table's rows or columns]."""
+        values = side.values if windows is None else side.values[windows]
+        members = np.zeros((len(values), self._table.shape[axis]), np.float32)
+        np.put_along_axis(members, values % members.shape[1], np.float32(1), axis=1)
+        return members
+
+    def _classify(self, rows: range) -> Grid:
+        windows, inverse = np.unique(self._q.of[rows.start : rows.stop], return_inverse=True)
+        return self._by_window(windows)[inverse][:, self._kv.of]
+
+    def _by_window(self, windows: Ints) -> Grid:
+        """Classes of the blocks that some windows of queries and all windows of keys make."""
+        trues = self._members(self._q, 0, windows) @ self._under
+        classes = np.where(trues > 0, 2, NONE)
+        whole = trues == self._q.distinct[windows, None] * self._kv.distinct
+        classes[whole] = ALL
+        a, b = np.nonzero(classes > ALL)
+        a = windows[a]
+        if self._pieces is None:
+            classes[classes > ALL] = 2 + a * len(self._kv.tokens) + b
+        else:
+            classes[classes > ALL] = 2 + self._piece_numbers(a, b, self._pieces)
+        return classes
+
+    def _piece_numbers(self, a: Ints, b: Ints, known: dict[bytes, int]) -> Ints:
+        numbers = np.empty(len(a), np.int64)
+        step = max(1, _CELLS // (self._q.values.shape[1] * self._kv.values.shape[1]))
+        for start in range(0, len(a), step):
+            i, j = a[start : start + step], b[start : start + step]
+            piece = self._table[self._q.values[i][:, :, None], self._kv.values[j][:, None, :]]
+            shapes = np.stack([self._q.shape[i], self._kv.shape[j]], axis=1)
+            codes = np.concatenate([pack(piece.reshape(len(i), -1)), _bytes_of(shapes)], axis=1)
+            numbers[start : start + step] = numbered(codes, known)
+        return numbers
+
+    def _draw(self, at: Ints, out: Bits) -> None:
+        windows = self._kv.of[at[:, 1]]
+        if self._lines is None and len(self._kv.tokens) * self._line_bytes <= _CACHED:
+            self._lines = self._columns(np.arange(len(self._kv.tokens)))
+        lines = self._lines
+        if lines is None:
+            used, windows = np.unique(windows, return_inverse=True)
+            lines = self._columns(used)
+        height = self._table.shape[0]
+        rows = self._q.tokens[self._q.of[at[:, 0]]] % height + windows[:, None] * height
+        out[...] = lines.reshape(-1, self._blocking.width)[rows]
+
+    @property
+    def _line_bytes(self) -> int:
+        return int(self._table.shape[0] * self._blocking.width)
+
+    def _columns(self, windows: Ints) -> Bits:
+        """The table's rows as each window of keys sees them, [windows, rows, bytes]."""
+        return np.stack([pack(self._table[:, self._kv.tokens[window]]) for window in windows])
