@@ -16,7 +16,10 @@ __all__ = ["EMPTY", "BlockBank"]
 EMPTY = -2
 """The number of a block without True elements, where others have `FULL` or that of their bits."""
 
+_COLLISION = -3  # instead of a number
+
 _Words = npt.NDArray[np.uint64]
+_Ints = npt.NDArray[np.int64]
 
 
 class BlockBank:
@@ -38,8 +41,9 @@ class BlockBank:
         ends[1, : self._size] = np.tile(line, blocking.block_q)
         self._last_byte = line[-1]
         self._ends = ends.view(np.uint64)
-        hashes = (self._ends @ self._weights).tolist()
-        self._numbers: dict[int, list[int] | int] = dict(zip(hashes, (EMPTY, FULL), strict=True))
+        self._numbers: dict[int, list[int] | int] = dict(
+            zip(self._hashes(self._ends), (EMPTY, FULL), strict=True)
+        )
 
     def room(self, n: int, following: int = 0) -> Bits:
         """Where to draw the next blocks, [n, block_q, bytes].
@@ -60,23 +64,61 @@ class BlockBank:
             tail[:, -1] = 0
         return tail.view(np.uint8)[:, : self._size].reshape(n, *self._shape)
 
-    def number(self, n: int) -> npt.NDArray[np.int64]:
+    def number(self, n: int) -> _Ints:
         """Numbers of the n blocks drawn last, after clearing what lies beyond a block's keys."""
         tail = self._words[self._count : self._count + n]
         if self._last_byte != 255:
             tail.view(np.uint8)[:, : self._size].reshape(n, *self._shape)[..., -1] &= (
                 self._last_byte
             )
-        hashes = (tail @ self._weights).tolist()
-        distinct = set(hashes)
-        if len(distinct) == n and self._numbers.keys().isdisjoint(distinct):
-            numbers = range(self._count, self._count + n)
-            self._numbers.update(zip(hashes, numbers, strict=True))
-            self._count += n
-            return np.array(numbers, np.int64)
+        hashes = self._hashes(tail)
+        numbers, new = self._by_hash(hashes)
+        if len(new) == n or self._confirmed(numbers, new, tail):
+            if len(new) < n:
+                self._words[self._count : self._count + len(new)] = tail[new]
+            self._count += len(new)
+            return numbers
+        for at in new.tolist():  # two contents of one hash: one block after the other then
+            del self._numbers[hashes[at]]
         return np.array([self._interned(h, block) for h, block in zip(hashes, tail, strict=True)])
 
+    def _hashes(self, blocks: _Words) -> list[int]:
+        """Sums of products. The upper bits are folded down, where they change more of a product."""
+        folded = blocks >> np.uint64(32)
+        folded ^= blocks
+        return list((folded @ self._weights).tolist())
+
+    def _by_hash(self, hashes: list[int]) -> tuple[_Ints, _Ints]:
+        """Numbers if equal hashes mean equal blocks, and which blocks are new then."""
+        numbers: list[int] = []
+        new: list[int] = []
+        for at, hashed in enumerate(hashes):
+            number = self._numbers.get(hashed)
+            if number is None:
+                number = self._numbers[hashed] = self._count + len(new)
+                new.append(at)
+            numbers.append(number if isinstance(number, int) else _COLLISION)
+        return np.array(numbers, np.int64), np.array(new, np.int64)
+
+    def _confirmed(self, numbers: _Ints, new: _Ints, tail: _Words) -> bool:
+        """Whether all blocks that are not new are what their numbers say."""
+        again = np.ones(len(tail), np.bool_)
+        again[new] = False
+        row = numbers.copy()  # of the bank; new blocks still lie where they were drawn
+        row[numbers >= self._count] = (
+            self._count + new[numbers[numbers >= self._count] - self._count]
+        )
+        stored = again & (numbers >= 0)
+        return (
+            not (numbers == _COLLISION).any()
+            and np.array_equal(self._words[row[stored]], tail[stored])
+            and all(
+                bool((tail[numbers == end] == self._content(end)).all()) for end in (EMPTY, FULL)
+            )
+        )
+
     def _interned(self, hashed: int, block: _Words) -> int:
+        """The number of one block, whatever else has its hash."""
         known = self._numbers.get(hashed, [])
         same_hash = known if isinstance(known, list) else [known]
         for number in same_hash:

@@ -140,9 +140,10 @@ class Pairs:
             distinct, inverse = np.unique(keys, return_inverse=True)
             return np.asarray(self._numbered(distinct)[inverse].reshape(a.shape))
         numbers = self._table[keys]
-        unknown = numbers < 0
-        if unknown.any():
-            new = np.unique(keys[unknown])
+        if numbers.min() < 0:
+            new = keys[numbers < 0]
+            self._table[new] = np.arange(len(new))  # of equal ones the last to be written stays
+            new = new[self._table[new] == np.arange(len(new))]
             self._table[new] = self._numbered(new)
             numbers = self._table[keys]
         return np.asarray(numbers, np.int64)

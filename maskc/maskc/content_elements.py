@@ -22,7 +22,7 @@ _ELEMENTS = 1 << 18  # at a time: positions and temporaries stay in the cache
 
 def elements(leaf: Mask, q: Ints, kv: Ints) -> npt.NDArray[np.bool_]:
     """A canonical leaf at broadcast positions, which must lie inside its lengths."""
-    return np.asarray(_elements(leaf, q, kv), np.bool_)
+    return np.array(_elements(leaf, q, kv), np.bool_, copy=None)
 
 
 def _elements(leaf: Mask, q: Ints, kv: Ints) -> Any:
@@ -80,8 +80,12 @@ class ElementPart(Part):
         for start in range(0, len(at), step):
             rows, columns = at[start : start + step].T
             q, kv = self._q[rows][:, :, None], self._kv[columns][:, None, :]
-            value = elements(self._leaf, np.maximum(q, 0), np.maximum(kv, 0))
-            out[start : start + step] = pack(value & (q >= 0) & (kv >= 0))
+            if min(q.min(), kv.min()) >= 0:
+                value = elements(self._leaf, q, kv)
+            else:
+                value = elements(self._leaf, np.maximum(q, 0), np.maximum(kv, 0))
+                value &= (q >= 0) & (kv >= 0)
+            out[start : start + step] = pack(value)
 
 
 def _by_block(positions: Ints, blocks: int, block: int) -> Ints:

@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from maskc.blocking import BlockGrid
 from maskc.content import ALL, NONE, Grid, Ints, Part
-from maskc.packed import Bits, pack
+from maskc.packed import Bits, pack, unpack
 
 __all__ = ["TablePart", "numbered"]
+
+Bools = npt.NDArray[np.bool_]
 
 _CACHED = 1 << 25  # bytes of table columns by window that are kept
 _CELLS = 1 << 22  # elements of pieces compared at a time
@@ -46,16 +48,25 @@ class _Windows(NamedTuple):
     Attributes:
         of: [blocks], the number of each block's window.
         tokens: [windows, block], what each holds; -1 beyond the lengths and for padding.
-        values: [windows, most], the distinct ones of each, ascending, filled up with -1.
-        distinct: [windows], how many they are.
-        shape: [windows], a number for how they are arranged.
+        values: [windows, most], the distinct ones of each, ascending; the last one is repeated.
+        ranks: [windows, block], which of its values each token of a window has.
+        shape: [windows], a number for its ranks.
     """
 
     of: Ints
     tokens: Ints
     values: Ints
-    distinct: Ints
+    ranks: Ints
     shape: Ints
+
+    def reduced(self, lines: Bits, ufunc: np.ufunc) -> Bits:
+        """`ufunc` over the lines of bits [values, bytes] that each window has."""
+        out = np.empty((len(self.values), lines.shape[1]), np.uint8)
+        step = max(1, _CELLS // (self.values.shape[1] * lines.shape[1]))
+        for start in range(0, len(out), step):
+            some = slice(start, start + step)
+            ufunc.reduce(lines[self.values[some]], axis=1, out=out[some])
+        return out
 
 
 def _windows(index: Ints, block: int, blocks: int) -> _Windows:
@@ -68,15 +79,15 @@ def _windows(index: Ints, block: int, blocks: int) -> _Windows:
     ascending = np.take_along_axis(distinct, order, axis=1)
     rank = np.zeros(distinct.shape, np.int32)
     np.cumsum(ascending[:, 1:] != ascending[:, :-1], axis=1, out=rank[:, 1:])
-    count = rank[:, -1] + 1
-    values = np.full((len(distinct), int(count.max())), -1, np.int32)
+    most = int(rank.max()) + 1
+    values = np.repeat(ascending[:, -1:], most, axis=1)
     np.put_along_axis(values, rank, ascending, axis=1)
-    arranged = np.empty_like(rank)
-    np.put_along_axis(arranged, order, rank, axis=1)
-    return _Windows(of, distinct, values, count, numbered(_bytes_of(arranged)))
+    ranks = np.empty_like(rank)
+    np.put_along_axis(ranks, order, rank, axis=1)
+    return _Windows(of, distinct, values, ranks, numbered(_bytes_of(ranks)))
 
 
-def _merged(table: npt.NDArray[np.bool_], index: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
+def _merged(table: Bools, index: Ints) -> tuple[Bools, Ints]:
     """Equal rows of the table as one, and none for rows that are False."""
     used = np.unique(index[index >= 0])
     used = used[table[used].any(axis=1)]
@@ -86,6 +97,17 @@ def _merged(table: npt.NDArray[np.bool_], index: Ints) -> tuple[npt.NDArray[np.b
     place = np.full(len(table) + 1, -1, np.int32)  # the last one is that of -1
     place[used] = number
     return table[used[np.unique(number, return_index=True)[1]]], place[index]
+
+
+def _columns(table: Bools, index: Ints) -> Bools:
+    """The table's columns at some indices; slices where these ascend one by one."""
+    cuts = np.flatnonzero(np.diff(index) != 1) + 1
+    if 16 * len(cuts) > len(index) or index.min() < 0:
+        return table.take(index, axis=1)
+    starts = index[np.append(0, cuts)].tolist()
+    lengths = np.diff(np.concatenate([[0], cuts, [len(index)]])).tolist()
+    pieces = [table[:, i : i + n] for i, n in zip(starts, lengths, strict=True)]
+    return np.concatenate(pieces, axis=1)
 
 
 @final
@@ -99,47 +121,45 @@ class TablePart(Part):
         blocking: of the result.
     """
 
-    def __init__(
-        self, table: npt.NDArray[np.bool_], q_index: Ints, kv_index: Ints, blocking: BlockGrid
-    ) -> None:
+    def __init__(self, table: Bools, q_index: Ints, kv_index: Ints, blocking: BlockGrid) -> None:
         table, q_index = _merged(table, q_index)
         turned, kv_index = _merged(np.ascontiguousarray(table.T), kv_index)
         self._table = np.pad(turned.T, ((0, 1), (0, 1)))  # what index -1 finds
         self._q = _windows(q_index, blocking.block_q, blocking.nq)
         self._kv = _windows(kv_index, blocking.block_kv, blocking.nk)
         self._blocking = blocking
-        windows = len(self._q.tokens) * len(self._kv.tokens)
-        self.bound = 2 + windows
-        self._under = self._table.astype(np.float32) @ self._members(self._kv, 1).T
+        self.bound = 2 + len(self._q.tokens) * len(self._kv.tokens)
+        self._some = self._bounds(np.bitwise_or)
+        self._every = self._bounds(np.bitwise_and)
         piece = self._q.values.shape[1] * self._kv.values.shape[1]
         self._pieces: dict[bytes, int] | None = None
         if piece <= max(64, blocking.block_q * blocking.block_kv // 64):
             self._pieces = {}  # cheaper to compare than to draw
         self._lines: Bits | None = None
 
-    def _members(self, side: _Windows, axis: int, windows: Ints | None = None) -> Ints:
-        """Which values windows hold, 0 or 1 [windows, table's rows or columns]."""
-        values = side.values if windows is None else side.values[windows]
-        members = np.zeros((len(values), self._table.shape[axis]), np.float32)
-        np.put_along_axis(members, values % members.shape[1], np.float32(1), axis=1)
-        return members
+    def _bounds(self, ufunc: np.ufunc) -> Bits:
+        """`ufunc` over the blocks of all pairs of windows, [windows of queries, bits of keys']."""
+        by_column = self._kv.reduced(pack(np.ascontiguousarray(self._table.T)), ufunc)
+        by_row = np.ascontiguousarray(unpack(by_column, self._table.shape[0]).T)
+        return self._q.reduced(pack(by_row), ufunc)
 
     def _classify(self, rows: range) -> Grid:
         windows, inverse = np.unique(self._q.of[rows.start : rows.stop], return_inverse=True)
-        return self._by_window(windows)[inverse][:, self._kv.of]
+        return np.asarray(self._by_window(windows)[inverse][:, self._kv.of])
 
     def _by_window(self, windows: Ints) -> Grid:
         """Classes of the blocks that some windows of queries and all windows of keys make."""
-        trues = self._members(self._q, 0, windows) @ self._under
-        classes = np.where(trues > 0, 2, NONE)
-        whole = trues == self._q.distinct[windows, None] * self._kv.distinct
-        classes[whole] = ALL
-        a, b = np.nonzero(classes > ALL)
-        a = windows[a]
+        columns = len(self._kv.tokens)
+        some, every = (unpack(bits[windows], columns) for bits in (self._some, self._every))
+        classes = np.where(every, ALL, NONE)
+        a, b = np.nonzero(some & ~every)
         if self._pieces is None:
-            classes[classes > ALL] = 2 + a * len(self._kv.tokens) + b
-        else:
-            classes[classes > ALL] = 2 + self._piece_numbers(a, b, self._pieces)
+            classes[a, b] = 2 + windows[a] * columns + b
+            self._few = False
+            return classes
+        classes[a, b] = 2 + self._piece_numbers(windows[a], b, self._pieces)
+        drawn = len(self._pieces) * self._q.values.shape[1]
+        self._few = 2 * drawn < columns * self._table.shape[0]
         return classes
 
     def _piece_numbers(self, a: Ints, b: Ints, known: dict[bytes, int]) -> Ints:
@@ -154,21 +174,26 @@ class TablePart(Part):
         return numbers
 
     def _draw(self, at: Ints, out: Bits) -> None:
-        windows = self._kv.of[at[:, 1]]
+        q, kv = self._q.of[at[:, 0]], self._kv.of[at[:, 1]]
+        if self._few:
+            for block, i, j in zip(out, q.tolist(), kv.tolist(), strict=True):
+                piece = _columns(self._table[self._q.values[i]], self._kv.tokens[j])
+                pack(piece).take(self._q.ranks[i], axis=0, out=block)
+            return
         if self._lines is None and len(self._kv.tokens) * self._line_bytes <= _CACHED:
-            self._lines = self._columns(np.arange(len(self._kv.tokens)))
+            self._lines = self._seen(np.arange(len(self._kv.tokens)))
         lines = self._lines
         if lines is None:
-            used, windows = np.unique(windows, return_inverse=True)
-            lines = self._columns(used)
+            used, kv = np.unique(kv, return_inverse=True)
+            lines = self._seen(used)
         height = self._table.shape[0]
-        rows = self._q.tokens[self._q.of[at[:, 0]]] % height + windows[:, None] * height
-        out[...] = lines.reshape(-1, self._blocking.width)[rows]
+        rows = self._q.tokens[q] % height + kv[:, None] * height
+        lines.reshape(-1, self._blocking.width).take(rows, axis=0, out=out, mode="clip")
 
     @property
     def _line_bytes(self) -> int:
         return int(self._table.shape[0] * self._blocking.width)
 
-    def _columns(self, windows: Ints) -> Bits:
+    def _seen(self, windows: Ints) -> Bits:
         """The table's rows as each window of keys sees them, [windows, rows, bytes]."""
-        return np.stack([pack(self._table[:, self._kv.tokens[window]]) for window in windows])
+        return np.stack([pack(_columns(self._table, self._kv.tokens[w])) for w in windows])

@@ -44,7 +44,7 @@ from maskc.strips import StripBlocks, Strips, find_blocks
 
 __all__ = ["part_of"]
 
-_TABLE = 1 << 22  # elements of a table, and values of its sides by window
+_TABLE = 1 << 24  # elements of a table, and values of its sides by window
 
 
 class _Inner(NamedTuple):

@@ -60,15 +60,16 @@ class _Classes:
     def __init__(self, part: Part, blocking: BlockGrid) -> None:
         self._part, self._blocking = part, blocking
         blocks = blocking.nq * blocking.nk
+        self._even = not (blocking.q_len % blocking.block_q or blocking.kv_len % blocking.block_kv)
         self._at_edges = Pairs(_beyond, part.bound, 4, blocks)
         self._known = np.array([EMPTY, FULL], np.int64)  # the number of each class
 
     def numbers(self, rows: range, bank: BlockBank) -> Grid:
         """The number of every block of some rows."""
         inner = self._part.classify(rows)
-        classes = self._at_edges(inner, self._edges(rows))
-        unknown = np.full(self._at_edges.count - len(self._known), _UNKNOWN)
-        self._known = np.append(self._known, unknown)
+        classes = inner if self._even else self._at_edges(inner, self._edges(rows))
+        growth = int(classes.max()) + 1 - len(self._known)
+        self._known = np.append(self._known, np.full(max(growth, 0), _UNKNOWN))
         flat = classes.ravel()
         cells = np.flatnonzero(self._known[flat] == _UNKNOWN)
         first = np.empty(len(self._known), np.int64)
