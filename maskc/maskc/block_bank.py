@@ -41,9 +41,10 @@ class BlockBank:
         ends[1, : self._size] = np.tile(line, blocking.block_q)
         self._last_byte = line[-1]
         self._ends = ends.view(np.uint64)
-        self._numbers: dict[int, list[int] | int] = dict(
-            zip(self._hashes(self._ends), (EMPTY, FULL), strict=True)
-        )
+        empty, full = self._hashes(self._ends)
+        self._numbers: dict[int, int | list[int]] = {empty: EMPTY, full: FULL}
+        if empty == full:
+            self._numbers = {empty: [EMPTY, FULL]}
 
     def room(self, n: int, following: int = 0) -> Bits:
         """Where to draw the next blocks, [n, block_q, bytes].

@@ -123,11 +123,6 @@ def _inner_part(mask: Mask, at: _Inner, b: BlockGrid) -> Part:
         case Blocks(pattern=pattern, tile=(tile_q, tile_kv)) if _fits(pattern.shape, b):
             tiles = pattern.rows(0, pattern.shape[0])
             return TablePart(tiles, _divided(at.q, tile_q), _divided(at.kv, tile_kv), b)
-        case _ if _fits(at.shape, b):
-            return TablePart(_elements(mask, at.shape), at.q, at.kv, b)
-        case Transpose(mask=inner):
-            turned = _Inner((at.shape[1], at.shape[0]), at.kv, at.q)
-            return Turned(_inner_part(inner, turned, b.transposed), b)
         case Segments(q_ids=q_ids, kv_ids=kv_ids):
             q, kv = (
                 np.where(i < 0, -1, ids.array[i]) for i, ids in ((at.q, q_ids), (at.kv, kv_ids))
@@ -137,6 +132,11 @@ def _inner_part(mask: Mask, at: _Inner, b: BlockGrid) -> Part:
             q = np.where(at.q < 0, -1, (at.q - phase) % stride)
             kv = np.where(at.kv < 0, -1, at.kv % stride)
             return _same(q, kv, b) or ElementPart(mask, at.q, at.kv, b)
+        case _ if _fits(at.shape, b):
+            return TablePart(_elements(mask, at.shape), at.q, at.kv, b)
+        case Transpose(mask=inner):
+            turned = _Inner((at.shape[1], at.shape[0]), at.kv, at.q)
+            return Turned(_inner_part(inner, turned, b.transposed), b)
         case And(masks=masks) | Or(masks=masks) | Xor(masks=masks):
             return _joined(mask, [_inner_part(m, at, b) for m in masks], b)
         case Not(mask=inner):
@@ -181,9 +181,8 @@ def _moved(mask: Shift | Remap, at: _Inner) -> _Inner:
     if isinstance(mask, Remap):
         assert mask.kv_positions is not None  # noqa: S101
         places = mask.q_positions.array, mask.kv_positions.array
-        moved = (
-            np.where(i < 0, -1, place[i]) for i, place in zip((at.q, at.kv), places, strict=True)
-        )
+        pairs = zip((at.q, at.kv), places, strict=True)
+        moved = (np.where(i < 0, -1, np.maximum(place[i], -1)) for i, place in pairs)
         return _Inner(shape, *moved)
     steps = zip((at.q, at.kv), (mask.q, mask.kv), shape, strict=True)
     shifted = (
