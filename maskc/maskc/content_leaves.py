@@ -221,5 +221,7 @@ class RandomPart(Part):
             bits = random_words(
                 self._mask.sparsity, self._mask.seed, rows[here, :, None], words[:, None, :]
             ).astype("<u8", copy=False)
-            lines = bits.view(np.uint8).reshape(len(here) * b.block_q, -1)
-            out[here] = cut(lines, np.array([phase]), b.width).reshape(len(here), b.block_q, -1)
+            lines = bits.view(np.uint8)
+            if phase:
+                lines = cut(lines.reshape(-1, lines.shape[2]), np.array([phase]), b.width)
+            out[here] = lines.reshape(len(here), b.block_q, -1)[:, :, : b.width]

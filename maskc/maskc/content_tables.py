@@ -124,7 +124,8 @@ class TablePart(Part):
     def __init__(self, table: Bools, q_index: Ints, kv_index: Ints, blocking: BlockGrid) -> None:
         table, q_index = _merged(table, q_index)
         turned, kv_index = _merged(np.ascontiguousarray(table.T), kv_index)
-        self._table = np.pad(turned.T, ((0, 1), (0, 1)))  # what index -1 finds
+        table = np.ascontiguousarray(turned.T)
+        self._table = np.pad(table, ((0, 1), (0, 1)))  # what index -1 finds
         self._q = _windows(q_index, blocking.block_q, blocking.nq)
         self._kv = _windows(kv_index, blocking.block_kv, blocking.nk)
         self._blocking = blocking
@@ -135,6 +136,7 @@ class TablePart(Part):
         self._pieces: dict[bytes, int] | None = None
         if piece <= max(64, blocking.block_q * blocking.block_kv // 64):
             self._pieces = {}  # cheaper to compare than to draw
+        self._distinct = 0  # classes, so far
         self._lines: Bits | None = None
 
     def _bounds(self, ufunc: np.ufunc) -> Bits:
@@ -155,11 +157,10 @@ class TablePart(Part):
         a, b = np.nonzero(some & ~every)
         if self._pieces is None:
             classes[a, b] = 2 + windows[a] * columns + b
-            self._few = False
-            return classes
-        classes[a, b] = 2 + self._piece_numbers(windows[a], b, self._pieces)
-        drawn = len(self._pieces) * self._q.values.shape[1]
-        self._few = 2 * drawn < columns * self._table.shape[0]
+            self._distinct += len(a)
+        else:
+            classes[a, b] = 2 + self._piece_numbers(windows[a], b, self._pieces)
+            self._distinct = len(self._pieces)
         return classes
 
     def _piece_numbers(self, a: Ints, b: Ints, known: dict[bytes, int]) -> Ints:
@@ -175,7 +176,8 @@ class TablePart(Part):
 
     def _draw(self, at: Ints, out: Bits) -> None:
         q, kv = self._q.of[at[:, 0]], self._kv.of[at[:, 1]]
-        if self._few:
+        pieces = self._distinct * self._q.values.shape[1]
+        if self._lines is None and 2 * pieces < len(self._kv.tokens) * self._table.shape[0]:
             for block, i, j in zip(out, q.tolist(), kv.tolist(), strict=True):
                 piece = _columns(self._table[self._q.values[i]], self._kv.tokens[j])
                 pack(piece).take(self._q.ranks[i], axis=0, out=block)

@@ -40,7 +40,7 @@ def cut(rows: Bits, starts: _Ints, width: int) -> Bits:
     """
     starts = np.clip(starts, -8 * width, 8 * rows.shape[1])
     first, last = int(starts.min()), int(starts.max())
-    if first < 0 or (last >> 3) + width + 1 > rows.shape[1]:
+    if first < 0 or last + 8 * width > 8 * rows.shape[1]:
         rows = np.pad(rows, ((0, 0), (width, width + 1)))
         starts = starts + 8 * width
     out = np.empty((len(starts), len(rows), width), np.uint8)
