@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from maskc.blocking import BlockGrid
 from maskc.content import ALL, NONE, Grid, Ints, Part
-from maskc.packed import Bits, pack, unpack
+from maskc.packed import Bits, pack, transposed, unpack
 
 __all__ = ["TablePart", "numbered"]
 
@@ -123,15 +123,16 @@ class TablePart(Part):
 
     def __init__(self, table: Bools, q_index: Ints, kv_index: Ints, blocking: BlockGrid) -> None:
         table, q_index = _merged(table, q_index)
-        turned, kv_index = _merged(np.ascontiguousarray(table.T), kv_index)
-        table = np.ascontiguousarray(turned.T)
-        self._table = np.pad(table, ((0, 1), (0, 1)))  # what index -1 finds
+        turned, kv_index = _merged(transposed(table), kv_index)
+        turned = np.pad(turned, ((0, 1), (0, 1)))  # the last ones are what index -1 finds
+        self._table = transposed(turned)
         self._q = _windows(q_index, blocking.block_q, blocking.nq)
         self._kv = _windows(kv_index, blocking.block_kv, blocking.nk)
         self._blocking = blocking
         self.bound = 2 + len(self._q.tokens) * len(self._kv.tokens)
-        self._some = self._bounds(np.bitwise_or)
-        self._every = self._bounds(np.bitwise_and)
+        columns = pack(turned)
+        self._some = self._bounds(columns, np.bitwise_or)
+        self._every = self._bounds(columns, np.bitwise_and)
         piece = self._q.values.shape[1] * self._kv.values.shape[1]
         self._pieces: dict[bytes, int] | None = None
         if piece <= max(64, blocking.block_q * blocking.block_kv // 64):
@@ -139,11 +140,10 @@ class TablePart(Part):
         self._distinct = 0  # classes, so far
         self._lines: Bits | None = None
 
-    def _bounds(self, ufunc: np.ufunc) -> Bits:
+    def _bounds(self, columns: Bits, ufunc: np.ufunc) -> Bits:
         """`ufunc` over the blocks of all pairs of windows, [windows of queries, bits of keys']."""
-        by_column = self._kv.reduced(pack(np.ascontiguousarray(self._table.T)), ufunc)
-        by_row = np.ascontiguousarray(unpack(by_column, self._table.shape[0]).T)
-        return self._q.reduced(pack(by_row), ufunc)
+        by_window = unpack(self._kv.reduced(columns, ufunc), self._table.shape[0])
+        return self._q.reduced(pack(transposed(by_window)), ufunc)
 
     def _classify(self, rows: range) -> Grid:
         windows, inverse = np.unique(self._q.of[rows.start : rows.stop], return_inverse=True)

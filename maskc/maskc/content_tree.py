@@ -8,6 +8,7 @@ element by element.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ from maskc.strips import StripBlocks, Strips, find_blocks
 __all__ = ["part_of"]
 
 _TABLE = 1 << 24  # elements of a table, and values of its sides by window
+_DRAWN = 1 << 21  # elements that are drawn only to have a table of them
 
 
 class _Inner(NamedTuple):
@@ -132,7 +134,7 @@ def _inner_part(mask: Mask, at: _Inner, b: BlockGrid) -> Part:
             q = np.where(at.q < 0, -1, (at.q - phase) % stride)
             kv = np.where(at.kv < 0, -1, at.kv % stride)
             return _same(q, kv, b) or ElementPart(mask, at.q, at.kv, b)
-        case _ if _fits(at.shape, b):
+        case _ if _fits(at.shape, b) and math.prod(at.shape) <= _DRAWN:
             return TablePart(_elements(mask, at.shape), at.q, at.kv, b)
         case Transpose(mask=inner):
             turned = _Inner((at.shape[1], at.shape[0]), at.kv, at.q)

@@ -1,10 +1,11 @@
 """Bits cut out of rows and drawn along diagonals, against bool arrays."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskc.packed import cut, pack, toeplitz, unpack
+from maskc.packed import cut, pack, toeplitz, transposed, unpack
 
 
 @given(
@@ -27,3 +28,11 @@ def test_diagonals_are_drawn(block_q, block_kv):
     q, kv = np.arange(block_q)[:, None], np.arange(block_kv)
     drawn = unpack(toeplitz(kept, block_q, block_kv), block_kv)
     np.testing.assert_array_equal(drawn, kept[:, q - kv + block_kv - 1])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (300, 7), (128, 257)])
+def test_transposes(shape):
+    mask = np.random.default_rng(0).random(shape) < 0.5
+    turned = transposed(mask)
+    assert turned.flags.c_contiguous
+    np.testing.assert_array_equal(turned, mask.T)
