@@ -33,8 +33,8 @@ class StripPart(Part):
         line = np.repeat(np.arange(len(rows)), np.diff(ptr)) * (self._columns + 1)
         classes = np.where(number == FULL, ALL, number + 2)
         steps = np.zeros(len(rows) * (self._columns + 1), np.int64)
-        np.add.at(steps, line + start, classes)
-        np.subtract.at(steps, line + stop, classes)
+        steps[line + start] = classes  # no two runs start, nor stop, at one place
+        steps[line + stop] -= classes
         return np.cumsum(steps).reshape(len(rows), -1)[:, :-1]
 
     def _draw(self, at: Ints, out: Bits) -> None:

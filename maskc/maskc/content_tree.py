@@ -222,6 +222,10 @@ def _as_runs(found: StripBlocks) -> MaskBlocks:
     start = np.concatenate([found.full_idx, found.partial_idx])
     number = np.concatenate([np.full(len(found.full_idx), FULL), found.partial_id])
     order = np.lexsort([start, row])
-    runs = np.stack([start, start + 1, number], axis=1)[order].astype(np.int32)
-    ptr = np.append(0, np.cumsum(np.bincount(row, minlength=rows)))
+    row, start, number = row[order], start[order], number[order]
+    goes_on = (np.diff(row) == 0) & (np.diff(start) == 1) & (np.diff(number) == 0)
+    first, last = (np.ones(len(row), np.bool_) for _ in range(2))
+    first[1:], last[:-1] = ~goes_on, ~goes_on
+    runs = np.stack([start[first], start[last] + 1, number[first]], axis=1).astype(np.int32)
+    ptr = np.append(0, np.cumsum(np.bincount(row[first], minlength=rows)))
     return MaskBlocks(ptr, runs, found.bits)
