@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from maskc.compile import compile_cached
-from maskc.lower import Progress
+from maskc.evaluated import Progress
 from maskc.smem import splash_problem
 from maskc.spec import load_spec
 from maskc.summary import PlanSummary, render, summarize

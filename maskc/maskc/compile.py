@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from maskc.block_runs import MaskBlocks, lists_of, turned
 from maskc.blocking import BlockGrid
 from maskc.emit import splash_tables
+from maskc.evaluated import Progress
 from maskc.expr import Mask
-from maskc.lower import Progress, lower
+from maskc.lower import lower
 from maskc.request import CompileRequest
 from maskc.row_bounds import row_bounds
 from maskc.version import __version__

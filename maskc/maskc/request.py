@@ -19,7 +19,7 @@ from maskc_cache.plan import key_of, pack
 
 __all__ = ["COMPILER_EPOCH", "CompileRequest"]
 
-COMPILER_EPOCH = 1
+COMPILER_EPOCH = 2
 """Part of every key. Raise it whenever the same request would compile to other content."""
 
 DEFAULT_BLOCK = 512

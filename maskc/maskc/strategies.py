@@ -219,7 +219,7 @@ def _remap(draw: st.DrawFn, q_len: int, kv_len: int, depth: int) -> Remap:
     if q_len == kv_len and draw(st.booleans()):
         positions = random.permutation(q_len)
         return Remap(draw(_inside(q_len, q_len, depth)), positions)
-    at = [random.integers(-1, n, outer) for n, outer in zip(lengths, (q_len, kv_len), strict=True)]
+    at = [random.integers(-2, n, outer) for n, outer in zip(lengths, (q_len, kv_len), strict=True)]
     if draw(st.booleans()):
         at = [np.sort(positions) for positions in at]
     return Remap(draw(_inside(*lengths, depth)), at[0], at[1], *lengths)
