@@ -12,6 +12,7 @@ from maskc_cache.errors import (
     PlanVersionError,
     StoreError,
 )
+from maskc_cache.evict import Collected
 from maskc_cache.format import decode, encode, read_plan, write_plan
 from maskc_cache.plan import (
     BlockLists,
@@ -28,6 +29,7 @@ from maskc_cache.store import Entry, Store, default_root
 __all__ = [
     "BlockLists",
     "BlockState",
+    "Collected",
     "Entry",
     "MaskcError",
     "NotAPlanError",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import mmap as mmap_module
 import os
 import stat
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from maskc_cache.header import (
     parse_image,
 )
 from maskc_cache.plan import BlockLists, Plan, SplashTables
+from maskc_cache.publish import replace
 
 __all__ = ["MAGIC", "MAJOR", "MAX_DECODED", "MINOR", "decode", "encode", "read_plan", "write_plan"]
 
@@ -124,18 +124,7 @@ def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
         OSError: the file cannot be written; nothing is left behind.
         PlanError: the plan cannot be encoded (see `encode`).
     """
-    image, target = encode(plan), Path(path)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-            file.write(image)
-            file.flush()
-            os.fdatasync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace(encode(plan), Path(path))
 
 
 # --- reading ------------------------------------------------------------------------------------
