@@ -155,7 +155,8 @@ class Collector:
         Args:
             max_bytes: the bound; if it is crossed, 90 % of it are left.
             spare: a file that stays in any case.
-            free: remove plans of so many bytes even within the bound, for a disk that is full.
+            free: remove plans of so many bytes even within the bound, and empty folders, for a
+                disk that is full or has no more inodes.
             polite: leave it to another process that is at it.
 
         Returns:
@@ -177,6 +178,8 @@ class Collector:
             total = sum(size for _, size, _, _ in plans)
             target = total if total <= max_bytes else int(max_bytes * _KEEP)
             removed, freed = _remove(plans, max(total - target, free), spare)
+            if free:
+                _remove_empty(self._home)
             self._count(total - freed, int(now))
         return Collected(removed, freed, len(plans) - removed, total - freed, swept)
 
@@ -243,6 +246,13 @@ def _remove(plans: list[_Used], wanted: int, spare: Path | None) -> tuple[int, i
                 path.unlink()
                 removed, freed = removed + 1, freed + size
     return removed, freed
+
+
+def _remove_empty(home: Path) -> None:
+    for folder in _scan(home):
+        if _FOLDER.fullmatch(folder.name):
+            with contextlib.suppress(OSError):  # not empty, or a link
+                Path(folder.path).rmdir()
 
 
 def _sweep(

@@ -52,6 +52,7 @@ DTYPES = {name: np.dtype(f"<{name}") for name in ("i1", "i2", "i4", "u1")}
 
 _PREAMBLE = struct.Struct("<8sHHIQII16s8xQ")
 _MAX_SECTIONS = 256
+_MAX_FIELDS = 64  # of "meta"; later minor versions add some
 _MAX_ELEMENTS = 1 << 40  # of an array, empty dimensions aside; numpy can address as many
 _META = {
     "blocks": list,
@@ -216,7 +217,13 @@ def _checked_header(image: npt.NDArray[np.uint8]) -> tuple[int, int, bytes]:
 def _parsed_header(header: bytes) -> tuple[dict[str, Any], list[Any]]:
     """The header's two parts. One spelling only: they must encode back to the same bytes."""
     try:
-        document = msgpack.unpackb(header, strict_map_key=True, max_ext_len=0)
+        document = msgpack.unpackb(
+            header,
+            strict_map_key=True,
+            max_array_len=_MAX_SECTIONS,
+            max_map_len=_MAX_FIELDS,
+            max_ext_len=0,
+        )
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise PlanCorruptError(f"the header is not msgpack: {error}") from None
     if type(document) is not dict or document.keys() != {"meta", "sections"}:

@@ -166,6 +166,8 @@ class Store:
             elif error.errno not in _MISSES:
                 raise StoreError(f"{path}: {error.strerror}") from error
             return None
+        except MemoryError:
+            raise StoreError(f"{path}: not enough memory to read it") from None
         if canonical not in {None, plan.canonical}:
             return None
         if not 0 <= time.time() - used <= _TOUCH_AFTER:
@@ -202,9 +204,10 @@ class Store:
         try:
             made = self._publish_once(image, path)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno in _FULL:
+                self._collector.collect(self.max_bytes, free=4 * len(image))
+            elif error.errno != errno.ENOENT:  # another process on a full disk took our folder
                 raise
-            self._collector.collect(self.max_bytes, free=4 * len(image))
             made = self._publish_once(image, path)
         if made:
             self._collector.after_publication(path, self.max_bytes)

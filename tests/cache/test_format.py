@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import struct
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import xxhash
 import zstandard
+from faults.mutants import header_of, sealed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,32 +50,6 @@ def test_plans_round_trip_with_their_sharing(plans):
         assert (again.dq is again.fwd) == (plan.dq is plan.fwd)
 
 
-def refused(image):
-    """Whether `decode` says no in the one way that it may; pytest.raises is slow 40,000 times."""
-    try:
-        decode(image)
-    except PlanError as error:
-        return str(error).startswith("<bytes>: ")
-    return False
-
-
-@pytest.mark.parametrize("compress", [True, False])
-def test_every_bit_flip_truncation_and_extension_is_seen(compress):
-    plan = compile_mask(Causal(), q_len=40, block_q=8, block_kv=8, splash=False)
-    image = bytearray(encode(plan, compress=compress))
-    assert len(image) < 2048
-    for at in range(len(image)):
-        for bit in range(8):
-            image[at] ^= 1 << bit
-            assert refused(image), (at, bit)
-            image[at] ^= 1 << bit
-        assert refused(image[:at]), at
-    assert decode(image) == plan
-    for extra in (b"\0", b"\0" * 64, image):
-        with pytest.raises(PlanCorruptError, match="expected a file of"):
-            decode(image + extra)
-
-
 def test_errors_say_where_and_what_to_do(small_plan, tmp_path):
     image = bytearray(encode(small_plan, compress=False))
     image[-1] ^= 1
@@ -86,20 +60,6 @@ def test_errors_say_where_and_what_to_do(small_plan, tmp_path):
         "does not hold; delete the file and compile again",
     ):
         read_plan(tmp_path / "bad.plan")
-
-
-def sealed(image, header=None, **fields):
-    """An image with its header or preamble fields replaced and all checksums made right again."""
-    old = struct.unpack("<8sHHIQII16s8xQ", image[:64])
-    names = ("magic", "major", "minor", "header_len", "file_len", "sections", "flags")
-    values = dict(zip(names, old, strict=False))
-    if header is not None:
-        image = image[:64] + header + image[64 + old[3] :]
-        values |= {"header_len": len(header), "file_len": len(image)}
-    values |= fields
-    header = image[64 : 64 + values["header_len"]]
-    start = struct.pack("<8sHHIQII16s8x", *values.values(), xxhash.xxh3_128_digest(header))
-    return start + struct.pack("<Q", xxhash.xxh3_64_intdigest(start)) + image[64:]
 
 
 def test_versions_and_flags_of_the_future_are_named(small_plan):
@@ -121,11 +81,6 @@ def test_other_files_are_not_plans(tmp_path):
             read_plan(path)
     with pytest.raises(FileNotFoundError, match="none"):
         read_plan(tmp_path / "none.plan")
-
-
-def header_of(image):
-    length = struct.unpack_from("<I", image, 12)[0]
-    return msgpack.unpackb(image[64 : 64 + length])
 
 
 def mutated(document, path, value):
