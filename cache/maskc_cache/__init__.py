@@ -24,7 +24,9 @@ from maskc_cache.plan import (
     key_of,
     smallest_dtype,
 )
+from maskc_cache.remote import ObjectStore
 from maskc_cache.store import Entry, Store, default_root
+from maskc_cache.tiers import Tier, Tiers, open_tiers
 
 __all__ = [
     "BlockLists",
@@ -33,6 +35,7 @@ __all__ = [
     "Entry",
     "MaskcError",
     "NotAPlanError",
+    "ObjectStore",
     "Plan",
     "PlanCorruptError",
     "PlanError",
@@ -41,12 +44,15 @@ __all__ = [
     "SplashTables",
     "Store",
     "StoreError",
+    "Tier",
+    "Tiers",
     "blocks_along",
     "check_ranges",
     "decode",
     "default_root",
     "encode",
     "key_of",
+    "open_tiers",
     "read_plan",
     "smallest_dtype",
     "verify",
