@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collected", "Collector", "entries", "set_aside", "space_of"]
 
-_PLAN = re.compile(r"([0-9a-f]{32})\.plan")
+_ENTRY = re.compile(r"([0-9a-f]{32})\.(plan|spec)")  # .spec: what a spec file means (maskc)
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _LITTER_AGE = 3600.0  # seconds; no publication takes as long
 _SCAN_EVERY = 600.0  # seconds for which the total of an earlier scan is believed
@@ -43,9 +43,9 @@ class Collected:
     """What a collection did.
 
     Attributes:
-        removed: plans that it removed.
+        removed: plans, and records of what spec files mean, that it removed.
         freed: bytes on disk that they took.
-        kept: plans that stay.
+        kept: how many of them stay.
         kept_bytes: bytes on disk that they take.
         swept: leavings of killed processes, and damaged files set aside, that it removed.
     """
@@ -63,8 +63,8 @@ def space_of(status: os.stat_result) -> int:
 
 
 def entries(home: Path) -> Iterator[tuple[str, Path, os.stat_result]]:
-    """Key, file and status of each entry, unordered; links and other strangers are passed over."""
-    return _plans(_files(home))
+    """Key, file and status of each plan, unordered; links and other strangers are passed over."""
+    return (entry for entry in _entries(_files(home)) if entry[1].suffix == ".plan")
 
 
 def _files(home: Path) -> Iterator[os.DirEntry[str]]:
@@ -85,9 +85,9 @@ def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _plans(files: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, Path, os.stat_result]]:
+def _entries(files: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, Path, os.stat_result]]:
     for file in files:
-        match, path = _PLAN.fullmatch(file.name), Path(file.path)
+        match, path = _ENTRY.fullmatch(file.name), Path(file.path)
         if match and file.name.startswith(path.parent.name):
             with contextlib.suppress(OSError):  # gone since it was listed
                 status = file.stat(follow_symlinks=False)
@@ -221,7 +221,7 @@ def _by_use(files: Iterable[os.DirEntry[str]], now: float) -> Iterator[_Used]:
     A time in the future is set to now, so that no plan can stay for ever; where that is not allowed
     the plan counts as the least recently used.
     """
-    for _, path, status in _plans(files):
+    for _, path, status in _entries(files):
         used, exact = status.st_mtime, status.st_mtime_ns
         if used > now + _SLACK:
             try:

@@ -153,6 +153,20 @@ def read_plan(
         PlanError: the plan is larger than `max_decoded`.
         OSError: the file cannot be read.
     """
+    image = read_image(
+        path, mmap=mmap, max_bytes=max_decoded + MAX_HEADER, follow_symlinks=follow_symlinks
+    )
+    return decode(image, source=str(path), max_decoded=max_decoded)
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    mmap: bool = False,
+    max_bytes: int = MAX_DECODED + MAX_HEADER,
+    follow_symlinks: bool = True,
+) -> npt.NDArray[np.uint8]:
+    """The bytes of a plan file, unchecked; arguments and errors are those of `read_plan`."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not make us wait
     if not follow_symlinks:
         flags |= os.O_NOFOLLOW
@@ -161,17 +175,15 @@ def read_plan(
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             raise NotAPlanError(f"{path}: not a regular file")
-        if size > max_decoded + MAX_HEADER:
+        if size > max_bytes:
             hint = _HINTS[PlanError]
-            raise PlanError(f"{path}: {size:,} bytes, over the limit of {max_decoded:,}{hint}")
+            raise PlanError(f"{path}: {size:,} bytes, over the limit of {max_bytes:,}{hint}")
         if mmap and size:
             # unmapped when the last array that looks into it is gone
             mapped = mmap_module.mmap(file.fileno(), 0, access=mmap_module.ACCESS_READ)
-            buffer = np.frombuffer(mapped, np.uint8)
-        else:
-            buffer = _aligned(size)
-            buffer = buffer[: file.readinto(buffer.data)]  # shorter if it shrank meanwhile
-    return decode(buffer, source=str(path), max_decoded=max_decoded)
+            return np.frombuffer(mapped, np.uint8)
+        buffer = _aligned(size)
+        return buffer[: file.readinto(buffer.data)]  # shorter if it shrank meanwhile
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:
@@ -205,7 +217,9 @@ def decode(
     image = np.frombuffer(buffer, np.uint8) if not isinstance(buffer, np.ndarray) else buffer
     try:
         meta, sections = parse_image(image, max_decoded)
-        plan = _assemble(meta, {section.name: _array(image, section) for section in sections})
+        plan = _assemble(
+            meta, {section.name: decode_section(image, section) for section in sections}
+        )
         check_ranges(plan)
         if plan.digest != meta["digest"]:
             raise PlanCorruptError(f"meta.digest is {meta['digest']}, the content's {plan.digest}")
@@ -214,7 +228,12 @@ def decode(
     return plan
 
 
-def _array(image: npt.NDArray[np.uint8], section: Section) -> npt.NDArray[Any]:
+def decode_section(image: npt.NDArray[np.uint8], section: Section) -> npt.NDArray[Any]:
+    """The array of a section, once its checksum and its size hold.
+
+    Raises:
+        PlanCorruptError: they do not.
+    """
     content = image[section.offset : section.stop]
     if xxhash.xxh3_64_intdigest(content.data) != section.check:
         raise PlanCorruptError(f"{section.place}: the checksum does not hold")

@@ -107,8 +107,12 @@ class Tiers:
             self.local.put(plan)
         finally:
             if self.remotes and (_is_first_process() if self._upload is None else self._upload):
-                for _ in self._each(lambda remote: remote.put(plan)):
-                    pass
+                self.upload(plan)
+
+    def upload(self, plan: Plan) -> None:
+        """Put a plan into the remotes, where it is not there already."""
+        for _ in self._each(lambda remote: remote.put(plan)):
+            pass
 
     def _each(self, action: Callable[[Tier], _T]) -> Iterator[_T]:
         """What an action gives with each remote that has not failed yet."""

@@ -26,7 +26,7 @@ from maskc_cache import (
     verify,
     write_plan,
 )
-from maskc_cache.format import _array, _compressed
+from maskc_cache.format import _compressed, decode_section
 from maskc_cache.header import DELTA, Section
 
 
@@ -314,7 +314,7 @@ def test_differences_wrap_around_and_back():
     assert codec == DELTA
     check = xxhash.xxh3_64_intdigest(content)
     section = Section("fwd.full_idx", "i1", [300], codec, 0, len(content), check)
-    np.testing.assert_array_equal(_array(np.frombuffer(content, np.uint8), section), wild)
+    np.testing.assert_array_equal(decode_section(np.frombuffer(content, np.uint8), section), wild)
 
 
 def test_a_directory_is_refused_and_leaks_nothing(tmp_path):
