@@ -4,6 +4,7 @@ Importing it imports none of jax, numba, yaml and click.
 """
 
 from maskc_cache.check import check_ranges, verify
+from maskc_cache.entry import Collected, Entry
 from maskc_cache.errors import (
     MaskcError,
     NotAPlanError,
@@ -12,7 +13,6 @@ from maskc_cache.errors import (
     PlanVersionError,
     StoreError,
 )
-from maskc_cache.evict import Collected
 from maskc_cache.format import decode, encode, read_plan, write_plan
 from maskc_cache.plan import (
     BlockLists,
@@ -25,7 +25,7 @@ from maskc_cache.plan import (
     smallest_dtype,
 )
 from maskc_cache.remote import ObjectStore
-from maskc_cache.store import Entry, Store, default_root
+from maskc_cache.store import Store, default_root
 from maskc_cache.tiers import Tier, Tiers, open_tiers
 
 __all__ = [

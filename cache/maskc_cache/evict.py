@@ -17,17 +17,16 @@ import os
 import re
 import shutil
 import stat
-import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maskc_cache.entry import Collected
 from maskc_cache.publish import TEMPORARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Collected", "Collector", "entries", "set_aside", "space_of"]
+__all__ = ["Collector", "entries", "set_aside", "space_of"]
 
 _ENTRY = re.compile(r"([0-9a-f]{32})\.(plan|spec)")  # .spec: what a spec file means (maskc)
 _FOLDER = re.compile(r"[0-9a-f]{2}")
@@ -36,25 +35,6 @@ _SCAN_EVERY = 600.0  # seconds for which the total of an earlier scan is believe
 _KEEP = 0.9  # of the bound is left, so that not every publication has to collect
 _SLACK = 2.0  # seconds by which file times are rounded at worst
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What a collection did.
-
-    Attributes:
-        removed: plans, and records of what spec files mean, that it removed.
-        freed: bytes on disk that they took.
-        kept: how many of them stay.
-        kept_bytes: bytes on disk that they take.
-        swept: leavings of killed processes, and damaged files set aside, that it removed.
-    """
-
-    removed: int
-    freed: int
-    kept: int
-    kept_bytes: int
-    swept: int
 
 
 def space_of(status: os.stat_result) -> int:
@@ -99,7 +79,7 @@ def set_aside(path: Path, quarantine: Path) -> None:
     """Move what should not be there to the quarantine; if even that fails it stays."""
     with contextlib.suppress(OSError):
         quarantine.mkdir(parents=True, exist_ok=True)
-        path.rename(quarantine / f"{path.stem}.{uuid.uuid4().hex}")
+        path.rename(quarantine / f"{path.stem}.{os.urandom(16).hex()}")
 
 
 class Collector:

@@ -36,7 +36,6 @@ from maskc_cache.header import (
     parse_image,
 )
 from maskc_cache.plan import BlockLists, Plan, SplashTables
-from maskc_cache.publish import replace
 
 __all__ = ["MAGIC", "MAJOR", "MAX_DECODED", "MINOR", "decode", "encode", "read_plan", "write_plan"]
 
@@ -124,6 +123,8 @@ def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
         OSError: the file cannot be written; nothing is left behind.
         PlanError: the plan cannot be encoded (see `encode`).
     """
+    from maskc_cache.publish import replace  # a reader needs none
+
     replace(encode(plan), Path(path))
 
 

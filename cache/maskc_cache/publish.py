@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import uuid
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,7 +83,7 @@ def replace(image: bytes, path: Path) -> None:
 
 def _write_beside(image: bytes, path: Path) -> Path:
     """A file in the folder of `path` with a name that nobody can foresee."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}{TEMPORARY}")
+    temporary = path.with_name(f".{os.urandom(16).hex()}{TEMPORARY}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path

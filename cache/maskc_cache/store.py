@@ -15,22 +15,22 @@ import os
 import re
 import stat
 import time
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskc_cache.check import verify
+from maskc_cache.entry import Collected, Entry
 from maskc_cache.errors import PlanCorruptError, PlanError, StoreError
-from maskc_cache.evict import Collected, Collector, entries, set_aside
 from maskc_cache.format import MAJOR, MAX_DECODED, encode, read_plan
-from maskc_cache.publish import publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from maskc_cache.evict import Collector
     from maskc_cache.plan import Plan
 
-__all__ = ["DEFAULT_MAX_BYTES", "Entry", "Store", "default_root"]
+__all__ = ["DEFAULT_MAX_BYTES", "Store", "default_root"]
 
 DEFAULT_MAX_BYTES = 1 << 30
 """The bound of a store that names no other, or 5 % of the disk if that is less."""
@@ -69,23 +69,6 @@ def _checked_bound(max_bytes: int) -> int:
     return max_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A plan file of a store.
-
-    Attributes:
-        key: its key.
-        path: the file.
-        nbytes: its size.
-        mtime: when it was published or, give or take an hour, last used; seconds since the epoch.
-    """
-
-    key: str
-    path: Path
-    nbytes: int
-    mtime: float
-
-
 class Store:
     """A content-addressed directory of plan files, kept within a bound.
 
@@ -107,10 +90,20 @@ class Store:
         self._home = self.root / f"v{MAJOR}"
         self._quarantine = self._home / "quarantine"
         self._bound = _default_max_bytes() if max_bytes is None else _checked_bound(max_bytes)
-        self._collector = Collector(self._home, self._quarantine)
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
+
+    @cached_property
+    def _collector(self) -> Collector:
+        from maskc_cache.evict import Collector  # a hit needs none
+
+        return Collector(self._home, self._quarantine)
+
+    def _set_aside(self, path: Path) -> None:
+        from maskc_cache.evict import set_aside
+
+        set_aside(path, self._quarantine)
 
     @property
     def max_bytes(self) -> int:
@@ -158,11 +151,11 @@ class Store:
             plan = self._read(key, mmap=mmap)
             used = path.stat().st_mtime
         except PlanError:
-            set_aside(path, self._quarantine)
+            self._set_aside(path)
             return None
         except OSError as error:
             if error.errno in _NOT_A_FILE:
-                set_aside(path, self._quarantine)
+                self._set_aside(path)
             elif error.errno not in _MISSES:
                 raise StoreError(f"{path}: {error.strerror}") from error
             return None
@@ -214,10 +207,12 @@ class Store:
 
     def _publish_once(self, image: bytes, path: Path) -> bool:
         """Publish where a folder is or can be, and nothing but a plan is in the entry's place."""
+        from maskc_cache.publish import publish
+
         for place, is_right in ((path.parent, stat.S_ISDIR), (path, stat.S_ISREG)):
             try:
                 if not is_right(place.stat(follow_symlinks=False).st_mode):
-                    set_aside(place, self._quarantine)
+                    self._set_aside(place)
             except FileNotFoundError:
                 pass
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,6 +243,8 @@ class Store:
 
     def list(self) -> Iterator[Entry]:
         """The entries, in the order of their keys."""
+        from maskc_cache.evict import entries
+
         for key, path, status in sorted(entries(self._home), key=lambda entry: entry[0]):
             yield Entry(key, path, status.st_size, status.st_mtime)
 
@@ -264,7 +261,7 @@ class Store:
             try:
                 verify(self._read(entry.key))
             except PlanError as error:
-                set_aside(entry.path, self._quarantine)
+                self._set_aside(entry.path)
                 yield entry, str(error)
             except OSError as error:
                 if error.errno != errno.ENOENT:  # removed since it was listed

@@ -14,10 +14,11 @@ import click
 from maskc.cli import cache_option, compile_plans, json_option, warn
 from maskc.summary import count_bytes, render, summarize
 from maskc_cache.diagnose import diagnose, stored_sections
+from maskc_cache.entry import Entry
 from maskc_cache.errors import MaskcError, PlanError
 from maskc_cache.format import read_plan
 from maskc_cache.plan import Plan
-from maskc_cache.store import Entry, Store
+from maskc_cache.store import Store
 from maskc_cache.tiers import open_tiers
 
 __all__ = ["cache", "find_plan", "verify_command"]

@@ -27,7 +27,6 @@ import xxhash
 
 import maskc_cache
 from maskc_cache.plan import pack
-from maskc_cache.publish import replace
 from maskc_cache.store import Store
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ class SpecMemo:
         record = pack([self._asked, plans])
         if not self._code or self._code != _code() or len(record) + 16 > _MAX_BYTES:
             return  # the source is not at hand, or changed while it was read
+        from maskc_cache.publish import replace  # a hit needs none
+
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(exist_ok=True)
             replace(xxhash.xxh3_128_digest(record) + record, self._path)
