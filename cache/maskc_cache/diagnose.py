@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc_cache.check import verify
+from maskc_cache.codec import CODECS
 from maskc_cache.errors import PlanError
 from maskc_cache.format import MAX_DECODED, decode, decode_section, read_image
-from maskc_cache.header import DELTA, RAW, ZSTD, Section, parse_image
+from maskc_cache.header import Section, parse_image
 
 __all__ = ["Finding", "diagnose", "stored_sections"]
-
-_CODECS = {RAW: "raw", ZSTD: "zstd", DELTA: "delta+zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +110,4 @@ def stored_sections(path: str | os.PathLike[str]) -> list[tuple[str, str, str, i
         PlanError: its header cannot.
     """
     _, sections = parse_image(read_image(path), MAX_DECODED)
-    return [
-        (s.name, f"{s.dtype}{s.shape}", _CODECS[s.codec], s.nbytes, s.decoded) for s in sections
-    ]
+    return [(s.name, f"{s.dtype}{s.shape}", CODECS[s.codec], s.nbytes, s.decoded) for s in sections]

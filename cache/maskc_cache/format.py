@@ -1,9 +1,7 @@
 """Plan <-> bytes and files; every byte is checked on the way in (`header` draws the layout).
 
-A section is raw (codec 0), one zstd frame that declares its size (codec 1), or such a frame of the
-differences between neighbours, modulo the dtype's range (codec 2): offsets and lists of blocks
-mostly count up, which zstd does not see. Partial blocks are bits already, so integers are the only
-dtypes; what is shared inside a plan (dq's lists, dkv's partial blocks) is stored once.
+`codec` says how a section's integers are stored. Partial blocks are bits already, so integers are
+the only dtypes; what is shared inside a plan (dq's lists, dkv's partial blocks) is stored once.
 """
 
 from __future__ import annotations
@@ -17,20 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xxhash
-import zstandard
 
 from maskc_cache.check import check_ranges
+from maskc_cache.codec import RAW, decompress
+from maskc_cache.codec import compress as packed
 from maskc_cache.errors import NotAPlanError, PlanCorruptError, PlanError, PlanVersionError
 from maskc_cache.header import (
     ALIGNMENT,
-    DELTA,
     DTYPES,
     MAGIC,
     MAJOR,
     MAX_HEADER,
     MINOR,
-    RAW,
-    ZSTD,
     Section,
     build_image,
     parse_image,
@@ -42,8 +38,6 @@ __all__ = ["MAGIC", "MAJOR", "MAX_DECODED", "MINOR", "decode", "encode", "read_p
 MAX_DECODED = 2 << 30
 """Bytes that a plan may decode to, unless the caller allows more."""
 
-_ZSTD_LEVEL = 3  # level 9 is no smaller on plans, level 19 writes at 3 to 10 MB/s
-_ZSTD_GAIN = 2  # a table is compressed if that halves it; raw ones load without a copy
 _HINTS: dict[type[PlanError], str] = {
     NotAPlanError: "",
     PlanVersionError: "; compile the mask again",
@@ -72,8 +66,9 @@ def encode(plan: Plan, *, compress: bool = True) -> bytes:
     _check_sharing(plan)
     stored = []
     for name, array in sorted(plan.arrays(), key=lambda item: item[0]):
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
-        codec, content = _compressed(name, data) if compress else (RAW, data.tobytes())
+        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        is_bits = name.endswith("partial_blocks")
+        codec, content = packed(data, is_bits=is_bits) if compress else (RAW, data.tobytes())
         stored.append((name, array, codec, content))
     meta = {
         "blocks": [list(plan.fwd.blocks), list(plan.dq.blocks), list(plan.dkv.blocks)],
@@ -96,24 +91,6 @@ def _check_sharing(plan: Plan) -> None:
         shared = plan.dkv.partial_blocks is other.partial_blocks
         if not shared and plan.dkv.blocks == other.blocks:
             raise PlanError("dkv.partial_blocks: a copy; it must be the same object")
-
-
-def _compressed(name: str, data: npt.NDArray[Any]) -> tuple[int, bytes]:
-    """The codec and the bytes of a section, given as a flat array."""
-    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
-    codec, packed, wanted = ZSTD, compressor.compress(data.tobytes()), 1
-    if not name.endswith("partial_blocks"):
-        steps = data.copy()
-        steps[1:] -= data[:-1]  # wraps around, and so does the sum that undoes it
-        codec, packed = min(
-            (codec, packed), (DELTA, compressor.compress(steps.tobytes())), key=_size
-        )
-        wanted = _ZSTD_GAIN
-    return (codec, packed) if len(packed) * wanted < data.nbytes else (RAW, data.tobytes())
-
-
-def _size(stored: tuple[int, bytes]) -> int:
-    return len(stored[1])
 
 
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
@@ -235,32 +212,14 @@ def decode_section(image: npt.NDArray[np.uint8], section: Section) -> npt.NDArra
     Raises:
         PlanCorruptError: they do not.
     """
-    content = image[section.offset : section.stop]
-    if xxhash.xxh3_64_intdigest(content.data) != section.check:
+    stored = image[section.offset : section.stop]
+    if xxhash.xxh3_64_intdigest(stored.data) != section.check:
         raise PlanCorruptError(f"{section.place}: the checksum does not hold")
-    if section.codec != RAW:
-        content = np.frombuffer(_decompressed(content, section), np.uint8)
-    elif section.nbytes != section.decoded:
-        raise PlanCorruptError(
-            f"{section.place}: expected {section.decoded} bytes, got {section.nbytes}"
-        )
-    array = content.view(DTYPES[section.dtype])
-    if section.codec == DELTA:
-        array = np.cumsum(array, dtype=array.dtype)
-    return array.reshape(section.shape)
-
-
-def _decompressed(content: npt.NDArray[np.uint8], section: Section) -> bytes:
-    """One zstd frame of the section's size; the declared one is compared before allocating."""
-    size, where = section.decoded, section.place
+    dtype = DTYPES[section.dtype]
     try:
-        if zstandard.get_frame_parameters(content.data).content_size != size or not size:
-            raise PlanCorruptError(f"{where}: the zstd frame is not of {size} bytes")
-        return zstandard.ZstdDecompressor().decompress(
-            content.data, max_output_size=size, allow_extra_data=False
-        )
-    except zstandard.ZstdError as error:
-        raise PlanCorruptError(f"{where}: not a zstd frame: {error}") from None
+        return decompress(section.codec, stored, dtype, section.shape)
+    except ValueError as error:
+        raise PlanCorruptError(f"{section.place}: {error}") from None
 
 
 def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:

@@ -25,19 +25,17 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from maskc_cache.codec import CODECS
 from maskc_cache.errors import NotAPlanError, PlanCorruptError, PlanError, PlanVersionError
 from maskc_cache.plan import key_of, pack
 
 __all__ = [
     "ALIGNMENT",
-    "DELTA",
     "DTYPES",
     "MAGIC",
     "MAJOR",
     "MAX_HEADER",
     "MINOR",
-    "RAW",
-    "ZSTD",
     "Section",
     "build_image",
     "parse_image",
@@ -47,7 +45,6 @@ MAGIC = b"\x89MKP\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
 ALIGNMENT = 64
 MAX_HEADER = 256 << 10
-RAW, ZSTD, DELTA = 0, 1, 2
 DTYPES = {name: np.dtype(f"<{name}") for name in ("i1", "i2", "i4", "u1")}
 
 _PREAMBLE = struct.Struct("<8sHHIQII16s8xQ")
@@ -75,7 +72,7 @@ class Section:
         name: of the array, as `Plan.arrays` gives it.
         dtype: one of `DTYPES`.
         shape: of the decoded array.
-        codec: `RAW`, `ZSTD` or `DELTA`.
+        codec: one of `codec.CODECS`.
         offset: of the stored bytes in the file.
         nbytes: how many bytes are stored.
         check: their XXH3-64.
@@ -263,7 +260,7 @@ def _section(row: object) -> Section:
     if type(row) is not list or [type(value) for value in row] != types:
         raise PlanCorruptError("the section table has a row of wrong types")
     section = Section(*row)
-    if section.dtype not in DTYPES or section.codec not in {RAW, ZSTD, DELTA}:
+    if section.dtype not in DTYPES or section.codec not in CODECS:
         raise PlanVersionError(
             f"{section.name}: dtype {section.dtype!r} or codec {section.codec}, "
             "which this maskc lacks"

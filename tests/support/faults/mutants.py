@@ -194,13 +194,17 @@ def _frames_forged(chance: random.Random, image: bytes) -> bytes:
     at = chance.randrange(len(rows))
     row, raw = rows[at], contents[at]
     compressor = zstandard.ZstdCompressor(write_content_size=chance.random() < 0.8)
-    match chance.randrange(5):
+    match chance.randrange(6):
         case 0:
-            row[3], contents[at] = chance.choice((1, 2)), compressor.compress(raw)
+            row[3], contents[at] = chance.choice((1, 2, 3, 4, 5)), compressor.compress(raw)
         case 1:
             row[3], contents[at] = 1, compressor.compress(chance.randbytes(chance.randrange(200)))
         case 2:
-            row[3], contents[at] = 1, _bytes_changed(chance, compressor.compress(raw))
+            content = _bytes_changed(chance, compressor.compress(raw))
+            row[3], contents[at] = chance.choice((1, 2, 3, 4, 5)), content
+        case 5:
+            runs = struct.pack("<4i", *(chance.choice((0, 1, 5, -1, 2**31 - 1)) for _ in range(4)))
+            row[3], contents[at] = chance.choice((3, 4)), compressor.compress(runs)
         case 3:
             contents[at] = chance.randbytes(len(raw))
         case 4:
@@ -285,23 +289,26 @@ def bombs() -> dict[str, bytes]:
     def with_header(header: bytes) -> bytes:
         return sealed(image, header=header)
 
-    def with_section(shape: list[int], content: bytes) -> bytes:
+    def with_section(shape: list[int], content: bytes, codec: int = 1) -> bytes:
         document = header_of(image)
         rows = document["sections"]
         contents = [image[row[4] : row[4] + row[5]] for row in rows]
         at = next(i for i, row in enumerate(rows) if row[0] == "fwd.full_idx")
-        rows[at][1:4] = ["i1", shape, 1]
+        rows[at][1:4] = ["i1", shape, codec]
         contents[at] = content
         return _laid_out(document, contents)
 
     gigabyte = zstandard.ZstdCompressor().compress(bytes(1 << 30))
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1 << 26))
+    one_run = zstandard.ZstdCompressor().compress(struct.pack("<2i", 0, 2**31 - 1))
     huge = gigabyte[:4] + b"\xe0" + struct.pack("<Q", 1 << 62) + gigabyte[13:]
     return {
         "zstd: 1 GiB where 9 bytes belong": with_section([9], gigabyte),
         "zstd: 3 GiB, as its shape says": with_section([3 << 30], gigabyte),
         "zstd: no size": with_section([9], unsized),
         "zstd: 4 EiB declared": with_section([1 << 62], huge),
+        "runs: 1 GiB of them": with_section([9], gigabyte, 3),
+        "runs: 2 G values, where 9 belong": with_section([9], one_run, 3),
         "shape over the limit": with_section([1 << 40], gigabyte),
         "empty shape of many": with_section([0, 1 << 40, 1 << 40], b""),
         "msgpack: 100,000 nils": with_header(
