@@ -1,4 +1,4 @@
-"""Opening a stored plan, side by side in one run with the ways in which arrays are stored elsewhere.
+"""Opening a stored plan, side by side with the ways in which arrays are stored elsewhere.
 
     python benchmarks/store.py                       # needs the extra `bench`
 

@@ -39,6 +39,7 @@ CODECS = {
 
 _LEVEL = 3  # level 9 is no smaller on plans, level 19 writes at 3 to 10 MB/s
 _GAIN = 2  # a table is compressed if that halves it; raw ones load without a copy
+_WORTH = 200  # bytes that it must save at least, for the ten microseconds that a frame costs
 _RUN_BYTES = 8
 
 _Array = npt.NDArray[Any]
@@ -66,8 +67,11 @@ def compress(array: _Array, *, is_bits: bool) -> tuple[int, bytes]:
     compressor = zstandard.ZstdCompressor(level=_LEVEL)
     frames = [(codec, compressor.compress(content)) for codec, content in candidates.items()]
     codec, frame = min(frames, key=lambda stored: len(stored[1]))
-    wanted = 1 if is_bits else _GAIN
-    return (codec, frame) if len(frame) * wanted < len(raw) else (RAW, raw)
+    if is_bits:
+        pays = len(frame) < len(raw)
+    else:
+        pays = len(frame) * _GAIN < len(raw) and len(frame) + _WORTH <= len(raw)
+    return (codec, frame) if pays else (RAW, raw)
 
 
 def _steps(array: _Array, axis: int) -> _Array:

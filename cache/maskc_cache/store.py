@@ -148,7 +148,7 @@ class Store:
         """
         path = self.path(key)
         try:
-            plan = self._read(key, mmap=mmap)
+            plan = self._read(key, path, mmap=mmap)
             used = path.stat().st_mtime
         except PlanError:
             self._set_aside(path)
@@ -167,10 +167,11 @@ class Store:
             self.touch(key)
         return plan
 
-    def _read(self, key: str, *, mmap: bool = False) -> Plan:
-        plan = read_plan(self.path(key), mmap=mmap, follow_symlinks=False)
+    @staticmethod
+    def _read(key: str, path: Path, *, mmap: bool = False) -> Plan:
+        plan = read_plan(path, mmap=mmap, follow_symlinks=False)
         if plan.key != key:
-            raise PlanCorruptError(f"{self.path(key)}: holds the plan of another key, {plan.key}")
+            raise PlanCorruptError(f"{path}: holds the plan of another key, {plan.key}")
         return plan
 
     def put(self, plan: Plan) -> Path:
@@ -259,7 +260,7 @@ class Store:
         """
         for entry in self.list():
             try:
-                verify(self._read(entry.key))
+                verify(self._read(entry.key, entry.path))
             except PlanError as error:
                 self._set_aside(entry.path)
                 yield entry, str(error)
