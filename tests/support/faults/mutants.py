@@ -13,7 +13,7 @@ import xxhash
 import zstandard
 
 from faults import Counts
-from faults.plans import large_image, tiny
+from faults.plans import even, large_image, tiny
 from maskc_cache import Plan, PlanError, decode, encode
 from maskc_cache.format import MAGIC, MAJOR, MINOR
 
@@ -168,7 +168,8 @@ def _header_forged(chance: random.Random, image: bytes) -> bytes:
                 other, other_key = chance.choice(places)
                 parent[key] = copy.deepcopy(other[other_key])
             case 2 if type(parent[key]) is int:
-                parent[key] += chance.choice((-64, -1, 1, 64))
+                near = parent[key] + chance.choice((-64, -1, 1, 64))
+                parent[key] = max(-(2**63), min(near, 2**64 - 1))
             case 3 if isinstance(parent, list):
                 chance.shuffle(parent)
             case _:
@@ -243,9 +244,10 @@ def fuzz(mutants: int, seed: int = 0) -> Counts:
     Raises:
         AssertionError: `decode` raised something else than a `PlanError`; with the mutant.
     """
-    plan = tiny(splash=True)
-    seeds = [encode(p, compress=c) for p in (plan, tiny(splash=False)) for c in (True, False)]
-    digests = {plan.digest, tiny(splash=False).digest}
+    plans = (tiny(splash=True), tiny(splash=False), even())
+    seeds = [encode(plan, compress=compress) for plan in plans for compress in (True, False)]
+    del seeds[-1]  # large, and has nothing that the others lack
+    digests = {plan.digest for plan in plans}
     chance = random.Random(seed)
     counts: Counter[str] = Counter(mutants=mutants, refused=0, same=0, other=0)
     started = time.perf_counter()

@@ -8,7 +8,7 @@ import numpy as np
 from maskc import Causal, Documents, Local, MultiHead, compile_mask
 from maskc_cache import Plan, encode
 
-__all__ = ["large_image", "many", "tiny"]
+__all__ = ["even", "large_image", "many", "tiny"]
 
 
 @functools.cache
@@ -16,6 +16,12 @@ def tiny(splash: bool = True) -> Plan:
     """A plan of every kind of section, in about 3 kB."""
     heads = MultiHead([Causal(), Local(3, 1) & Documents([0, 9, 20])])
     return compile_mask(heads, q_len=20, block_q=8, block_kv=4, block_q_dkv=4, splash=splash)
+
+
+@functools.cache
+def even() -> Plan:
+    """A plan whose sections are stored by every codec that sees runs and grids."""
+    return compile_mask(Causal(), q_len=512, block_q=8, block_kv=8)
 
 
 @functools.cache
