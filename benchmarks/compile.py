@@ -1,121 +1,194 @@
-"""Compile time against the floor and against JAX splash attention, side by side in one process.
+"""Compile time against the floor and against splash, tokamax and FlexAttention, in one process.
 
-    python benchmarks/compile.py --lengths 8192,32768,131072,1048576 --block 512
+    python benchmarks/compile.py                                  # 8k to 1M tokens, block 512
+    python benchmarks/compile.py --lengths 32768 --peers 32768    # against the peers, at 32k
 
-"ours" is everything from the expression to the plan (canonical form, block lists for fwd and dkv,
-and the splash tables), warm. "floor" is the time to allocate and fill arrays of the same sizes.
-"jax" is `process_mask` and `process_mask_dkv` without their cache, up to --jax-limit tokens.
+"ours" is everything from the expression to the plan (canonical form, block lists for forward and
+dkv, splash tables of both), warm. "floor" is the time to allocate arrays of the plan's sizes, all
+of them at once, and to fill them. "memory" is the peak of numpy's memory beyond the plan's own
+arrays. Peers get the same mask: splash and tokamax their own lazy masks where they have one, else a
+dense array, which FlexAttention's mask_mod looks up; they run without the caches in front of them,
+and tokamax and FlexAttention only if they are installed.
 """
 
+import importlib.util
 import platform
 import timeit
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 import jax
 import numpy as np
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as jax_mask
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as jax_info
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as info
+from masks import CASES, Case
 from tabulate import tabulate
 
-from maskc import (
-    Causal,
-    ChunkedCausal,
-    Documents,
-    Local,
-    Mask,
-    MultiHead,
-    Plan,
-    Prefix,
-    Random,
-    compile_mask,
-    strip_loops,
-)
-from maskc.jit import compiled
+from maskc import Mask, MultiHead, Plan, compile_mask
+from maskc.jit import compile_all
 
-DENSE_LIMIT = 32768  # tokens up to which masks that are evaluated element by element are timed
-
-
-def documents(length: int) -> Documents:
-    """Packed documents of 2,000 tokens on average, log-normal."""
-    random = np.random.default_rng(0)
-    ends = np.cumsum(random.lognormal(7.3, 0.8, length // 500).astype(int) + 1)
-    return Documents([0, *ends[ends < length].tolist(), length])
-
-
-def masks(length: int) -> dict[str, Mask]:
-    """The masks that are timed at one length."""
-    packed = documents(length)
-    four = [Causal(), Local(1023, 0), ChunkedCausal(4096), Causal() & packed]
-    chosen: dict[str, Mask] = {
-        "causal": Causal(),
-        "window 4096": Local(4095, 0),
-        "causal & window & documents": Causal() & Local(4095) & packed,
-        "documents & (causal | prefix)": packed & (Causal() | Prefix(1024)),
-        "sinks + window": Causal() & (Local(4095) | Prefix(4)),
-        "chunked 8192": ChunkedCausal(8192),
-        "32 heads of 4 masks": MultiHead([four[i % 4] for i in range(32)]),
-    }
-    if length <= DENSE_LIMIT:
-        chosen["random 50%"] = Random(0.5)
-    return chosen
+Row = dict[str, object]
 
 
 def least(work: Callable[[], object], repeats: int) -> float:
-    """Milliseconds of the fastest of `repeats` calls."""
-    return 1e3 * min(timeit.repeat(work, number=1, repeat=repeats))
+    """Milliseconds of the fastest of `repeats` calls, fewer if one takes seconds."""
+    first = timeit.timeit(work, number=1)
+    repeats = max(1, min(repeats, int(5 / max(first, 1e-6))))
+    return 1e3 * min(first, *timeit.repeat(work, number=1, repeat=repeats))
 
 
-def fill(plan: Plan) -> None:
+def fill(plan: Plan) -> list[np.ndarray[Any, Any]]:
     """The floor: memory of the plan's sizes, written once."""
+    filled = []
     for _, array in plan.arrays():
-        np.empty_like(array).fill(1)
+        like = np.empty_like(array)
+        like.fill(1)
+        filled.append(like)
+    return filled
 
 
-def jax_twin(name: str, length: int) -> jax_mask.Mask | None:
-    """JAX's own mask of the same meaning, where it has one."""
-    shape = (length, length)
-    match name:
-        case "causal":
-            return jax_mask.CausalMask(shape)
-        case "window 4096":
-            return jax_mask.LocalMask(shape, (4095, 0), 0)
-        case "chunked 8192":
-            return jax_mask.ChunkedCausalMask(shape, 8192)
-    return None
+def memory(mask: Mask, shape: dict[str, int]) -> float:
+    """MB that compiling needs beyond the plan."""
+    tracemalloc.start()
+    plan = compile_mask(mask, **shape)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return float(peak - sum(array.nbytes for _, array in plan.arrays())) / 1e6
 
 
-def jax_tables(mask: jax_mask.Mask, block: int) -> None:
-    """Both directions, without the cache in front of them."""
-    for process in (jax_info.process_mask, jax_info.process_mask_dkv):
-        process.func.cache_clear()
-        process(jax_mask.MultiHeadMask([mask]), (block, block))
+def splash_time(case: Case, plan: Plan, block: int) -> float:
+    """JAX's `process_mask` and `process_mask_dkv`."""
+    shape = (plan.q_len, plan.kv_len)
+    if case.twin is not None:
+        masks = [case.twin(shape)]
+    else:
+        unique = [splash.NumpyMask(plan.to_dense(head)) for head in first_heads(plan)]
+        masks = [unique[number] for number in plan.head_mask]
+
+    def run() -> None:
+        for process in (info.process_mask, info.process_mask_dkv):
+            process.func.__wrapped__(
+                splash.MultiHeadMask(masks), (block, block), **process.keywords
+            )
+
+    return 1e3 * timeit.timeit(run, number=1)
+
+
+def first_heads(plan: Plan) -> list[int]:
+    """For each unique mask a head that has it."""
+    return [int(np.argmax(plan.head_mask == mask)) for mask in range(plan.masks)]
+
+
+def tokamax_time(case: Case, plan: Plan, block: int) -> float | None:
+    """Tokamax's `process_mask` and `process_mask_dkv`; it has one mask for all heads."""
+    if importlib.util.find_spec("tokamax") is None or plan.masks > 1:
+        return None
+    from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as masks
+    from tokamax._src.ops.experimental.tpu.splash_attention import (
+        splash_attention_mask_info as tables,
+    )
+
+    shape = (plan.q_len, plan.kv_len)
+    twin = case.twin(shape) if case.twin is not None else None
+    if twin is None:
+        mask = masks.NumpyMask(plan.to_dense())
+    elif isinstance(twin, splash.LocalMask):
+        mask = masks.LocalMask(shape, twin.window_size, 0)
+    elif isinstance(twin, splash.ChunkedCausalMask):
+        mask = masks.ChunkedCausalMask(shape, twin.chunk_size)
+    else:
+        mask = masks.CausalMask(shape)
+
+    def run() -> None:
+        for process in (tables.process_mask, tables.process_mask_dkv):
+            process.func.__wrapped__(mask, (block, block), **process.keywords)
+
+    return 1e3 * timeit.timeit(run, number=1)
+
+
+def flex_time(plan: Plan, block: int) -> float | None:
+    """FlexAttention's `create_block_mask`, which makes both directions."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    dense = [torch.from_numpy(plan.to_dense(head)) for head in first_heads(plan)]
+    heads = torch.from_numpy(plan.head_mask.copy())
+    whole = torch.stack(dense)
+
+    def allowed(_batch: Any, head: Any, q: Any, kv: Any) -> Any:
+        return whole[heads[head], q, kv]
+
+    def run() -> None:
+        create_block_mask(
+            allowed, None, plan.heads, plan.q_len, plan.kv_len, "cpu", BLOCK_SIZE=block
+        )
+
+    return 1e3 * timeit.timeit(run, number=1)
+
+
+def measured(name: str, case: Case, length: int, block: int, repeats: int, peers: int) -> Row:
+    """One row of the table."""
+    mask, shape = case.build(length), {"q_len": length, "block_q": block, "block_kv": block}
+    plan = compile_mask(mask, **shape)
+    ours = least(lambda: compile_mask(mask, **shape), repeats)
+    floor = least(lambda: fill(plan), repeats)
+    row: Row = {
+        "mask": name,
+        "length": f"{length:,}",
+        "block": block,
+        "ours, ms": f"{ours:,.3f}",
+        "floor, ms": f"{floor:,.3f}",
+        "(ours - 0.2) / floor": f"{max(ours - 0.2, 0) / floor:.1f}",
+        "memory, MB": f"{memory(mask, shape):,.1f}",
+    }
+    if length <= peers:
+        times = {
+            "splash": splash_time(case, plan, block),
+            "tokamax": tokamax_time(case, plan, block),
+            "flex": flex_time(plan, block) if not isinstance(mask, MultiHead) else None,
+        }
+        for peer, took in times.items():
+            if took is not None:
+                row[f"{peer}, ms"] = f"{took:,.0f}"
+                row[f"{peer} / ours"] = f"{took / ours:,.0f}"
+    return row
+
+
+def rows(
+    lengths: list[int], blocks: list[int], only: str, repeats: int, peers: int
+) -> Iterator[Row]:
+    """All rows that were asked for."""
+    for length in lengths:
+        for block in blocks:
+            for name, case in CASES.items():
+                if only in name and length <= case.longest:
+                    click.echo(f"{name}, {length:,}, {block}", err=True)
+                    yield measured(name, case, length, block, repeats, peers)
+
+
+def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 @click.command()
-@click.option("--lengths", default="8192,32768,131072,1048576", show_default=True)
-@click.option("--block", default=512, show_default=True)
-@click.option("--repeats", default=5, show_default=True, help="The fastest of so many counts.")
-@click.option("--jax-limit", default=32768, show_default=True, help="Longest length for JAX.")
-def main(lengths: str, block: int, repeats: int, jax_limit: int) -> None:
-    """Print one row per mask and length."""
-    compiled(strip_loops)  # warm: the first call of a process would import numba
+@click.option(
+    "--lengths", default="8192,32768,131072,1048576", show_default=True, callback=_numbers
+)
+@click.option("--blocks", default="512", show_default=True, callback=_numbers)
+@click.option("--only", default="", help="Only masks with this in their names.")
+@click.option("--repeats", default=20, show_default=True, help="The fastest of so many counts.")
+@click.option("--peers", default=8192, show_default=True, help="Longest length for the peers.")
+def main(lengths: list[int], blocks: list[int], only: str, repeats: int, peers: int) -> None:
+    """Print one row per mask, length and block size."""
+    compile_all()  # warm: the first call of a process would import numba
     click.echo(f"python {platform.python_version()}, jax {jax.__version__}, numpy {np.__version__}")
-    rows = []
-    for length in map(int, lengths.split(",")):
-        for name, mask in masks(length).items():
-            shape = {"q_len": length, "block_q": block, "block_kv": block}
-            plan = compile_mask(mask, **shape)
-            ours = least(lambda m=mask, s=shape: compile_mask(m, **s), repeats)
-            floor = least(lambda p=plan: fill(p), repeats)
-            twin = jax_twin(name, length) if length <= jax_limit else None
-            theirs = least(lambda t=twin: jax_tables(t, block), 1) if twin is not None else None
-            rows.append(
-                [name, f"{length:,}", f"{ours:.2f}", f"{floor:.3f}", f"{ours / floor:.1f}"]
-                + ([f"{theirs:,.0f}", f"{theirs / ours:,.0f}"] if theirs else ["-", "-"])
-            )
-    headers = ["mask", "length", "ours, ms", "floor, ms", "ours / floor", "jax, ms", "jax / ours"]
-    click.echo(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+    table = list(rows(lengths, blocks, only, repeats, peers))
+    headers = {key: key for row in sorted(table, key=len, reverse=True) for key in row}
+    click.echo(tabulate(table, headers, tablefmt="github", disable_numparse=True))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ Property tests draw 100 examples each; `pytest --hypothesis-profile=sweep` draws
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from maskc import jit
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # the same numbers on machines that have more
 
@@ -13,3 +16,19 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("default", max_examples=100, **_COMMON)
 settings.register_profile("sweep", max_examples=5000, **_COMMON)
 settings.load_profile("default")
+
+
+@pytest.fixture(scope="module")
+def compiled_loops():
+    """All loops compiled, however small the work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jit, "_repays", lambda _work: True)
+        yield
+
+
+@pytest.fixture(scope="module", params=["plain", "compiled"])
+def loops(request):
+    """Every test once with plain loops and once with compiled ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jit, "_repays", lambda _work: request.param == "compiled")
+        yield

@@ -31,7 +31,7 @@ from maskc_cache.header import (
     build_image,
     parse_image,
 )
-from maskc_cache.plan import BlockLists, Plan, SplashTables
+from maskc_cache.plan import MAX_INTERVALS, BlockLists, Plan, RowBounds, SplashTables
 
 __all__ = ["MAGIC", "MAJOR", "MAX_DECODED", "MINOR", "decode", "encode", "read_plan", "write_plan"]
 
@@ -80,6 +80,7 @@ def encode(plan: Plan, *, compress: bool = True) -> bytes:
         "kv_len": plan.kv_len,
         "q_len": plan.q_len,
         "q_seq_shards": plan.q_seq_shards,
+        "row_intervals": list(plan.row_intervals or ()),
     }
     return build_image(meta, stored)
 
@@ -244,6 +245,7 @@ def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:
         dkv=dkv,
         splash_fwd=_tables("splash_fwd", arrays),
         splash_dkv=_tables("splash_dkv", arrays),
+        row_bounds=_row_bounds(meta["row_intervals"], arrays),
         canonical=meta["canonical"],
         compiler=meta["compiler"],
     )
@@ -279,3 +281,13 @@ def _tables(name: str, arrays: _Arrays) -> SplashTables | None:
         mask_next=arrays.pop(f"{name}.mask_next", None),
         block_mask=_taken(f"{name}.block_mask", arrays),
     )
+
+
+def _row_bounds(intervals: list[int], arrays: _Arrays) -> RowBounds | None:
+    if not intervals:
+        return None
+    q, kv = (
+        _taken(f"row_bounds.{side}", arrays) if most <= MAX_INTERVALS else None
+        for side, most in zip(("q", "kv"), intervals, strict=True)
+    )
+    return RowBounds(q_intervals=intervals[0], kv_intervals=intervals[1], q=q, kv=kv)

@@ -61,6 +61,7 @@ _META = {
     "kv_len": int,
     "q_len": int,
     "q_seq_shards": int,
+    "row_intervals": list,
 }
 
 
@@ -247,10 +248,14 @@ def _check_meta(meta: dict[str, Any], minor: int) -> None:
     blocks = meta["blocks"]
     if len(blocks) != 3 or any(type(pair) is not list or len(pair) != 2 for pair in blocks):
         raise PlanCorruptError("meta.blocks: expected three pairs")
+    if len(meta["row_intervals"]) not in {0, 2}:
+        raise PlanCorruptError("meta.row_intervals: expected two numbers or none")
     numbers = [meta[name] for name, kind in _META.items() if kind is int]
     numbers += [number for pair in blocks for number in pair]
     if any(type(number) is not int or not 0 < number < 2**31 for number in numbers):
         raise PlanCorruptError("the header's meta has a number out of range")
+    if any(type(number) is not int or not 0 <= number < 2**31 for number in meta["row_intervals"]):
+        raise PlanCorruptError("meta.row_intervals: a number out of range")
     if key_of(meta["canonical"]) != meta["key"]:
         raise PlanCorruptError("meta.key is not the key of meta.canonical")
 

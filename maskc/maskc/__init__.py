@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Strided,
         Transpose,
         Xor,
+        per_batch,
     )
     from maskc.request import CompileRequest
     from maskc.spec import load_spec
@@ -88,6 +89,7 @@ __all__ = [
     "compile_mask",
     "compile_request",
     "load_spec",
+    "per_batch",
 ]
 
 _HOMES = (

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from maskc.block_runs import MaskBlocks, lists_of, turned
+from maskc.blocking import BlockGrid
 from maskc.emit import splash_tables
 from maskc.expr import Mask
-from maskc.lower import BlockGrid, Progress, lower, lower_transposed
+from maskc.lower import Progress, lower
 from maskc.request import CompileRequest
+from maskc.row_bounds import row_bounds
 from maskc.version import __version__
 from maskc_cache.errors import StoreError
-from maskc_cache.plan import BlockLists, Plan, SplashTables
+from maskc_cache.plan import Plan, SplashTables
 
 if TYPE_CHECKING:
     from maskc_cache.tiers import Tier
@@ -50,35 +54,45 @@ def compile_request(
     masks, head_mask = request.unique_masks
     grids = list(dict.fromkeys((request.fwd_grid, request.dq_grid, request.dkv_grid)))
     total = len(masks) * sum(grid.nq for grid in grids)
-    lowered: dict[BlockGrid, BlockLists] = {}
+    found: dict[BlockGrid, MaskBlocks] = {}
     before = 0
     for grid in grids:
-        lowered[grid] = lower(masks, grid, functools.partial(_advance, progress, before, total))
+        found[grid] = lower(masks, grid, functools.partial(_advance, progress, before, total))
         before += len(masks) * grid.nq
-    fwd, dkv_rows = lowered[request.fwd_grid], lowered[request.dkv_grid]
-    dkv = lower_transposed(dkv_rows, request.dkv_grid)
+    lists = {
+        grid: lists_of(blocks, grid.nk, grid.block_q, grid.block_kv)
+        for grid, blocks in found.items()
+    }
+    columns = {
+        grid: turned(found[grid], len(masks), grid.nk)
+        for grid in {request.dkv_grid, request.fwd_grid}
+    }
+    grid = request.dkv_grid
+    dkv = lists_of(columns[grid], grid.nq, grid.block_q, grid.block_kv)
 
-    def tables(
-        direction: Literal["fwd", "dkv"], lists: BlockLists, grid: BlockGrid
-    ) -> SplashTables | None:
+    def tables(direction: Literal["fwd", "dkv"], grid: BlockGrid) -> SplashTables | None:
         if not request.splash:
             return None
-        return splash_tables(lists, grid, head_mask, request.layout, direction)
+        return splash_tables(found[grid], columns[grid], grid, head_mask, request.layout, direction)
 
-    return Plan(
+    plan = Plan(
         q_len=request.q_len,
         kv_len=request.kv_len,
         head_mask=head_mask,
         head_shards=request.head_shards,
         q_seq_shards=request.q_seq_shards,
-        fwd=fwd,
-        dq=lowered[request.dq_grid],
+        fwd=lists[request.fwd_grid],
+        dq=lists[request.dq_grid],
         dkv=dkv,
-        splash_fwd=tables("fwd", fwd, request.fwd_grid),
-        splash_dkv=tables("dkv", dkv, request.dkv_grid),
+        splash_fwd=tables("fwd", request.fwd_grid),
+        splash_dkv=tables("dkv", request.dkv_grid),
+        row_bounds=None,
         canonical=request.canonical,
         compiler=__version__,
     )
+    if not request.row_bounds:
+        return plan
+    return dataclasses.replace(plan, row_bounds=row_bounds(masks, plan))
 
 
 def _advance(progress: Progress, before: int, total: int, done: int, _total: int) -> None:

@@ -5,29 +5,30 @@ which agree). Where JAX fails, the answer here is the one that its kernel could 
 no block at all keeps a width of one empty column, and a mask with nothing partial has no
 `mask_next`, sharded or not.
 
-Every slab (the part of the tables that one device walks) goes through the same small passes:
-walk (lists -> blocks in walk order) -> live cells of the padded lines -> next pointers -> turn
-(dkv's lines are columns). They work on the lists, so a shrunk table never costs its full grid, and
-nothing is sorted.
+Tables are written run by run from the last line to the first, in memory order, so a shrunk table
+never costs its full grid and nothing is sorted or transposed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.lower import BlockGrid
-from maskc.walk import Walk, next_flagged, walk
-from maskc_cache.plan import BlockLists, BlockState, SplashTables, smallest_dtype
+from maskc import run_loops
+from maskc.block_runs import MaskBlocks, turned
+from maskc.blocking import BlockGrid
+from maskc.jit import loops_for
+from maskc.memory import empty
+from maskc.run_loops import DATA, MASK, STATE
+from maskc_cache.plan import BlockState, SplashTables, smallest_dtype
 
 __all__ = ["Prefetch", "SplashLayout", "splash_tables"]
 
 _Ints = npt.NDArray[np.signedinteger[Any]]
-_Bools = npt.NDArray[np.bool_]
-_DType = np.dtype[np.signedinteger[Any]]
 Prefetch = Literal["jax", "keep"]
 """What the padding of shrunk tables holds; see `SplashLayout.prefetch`."""
 
@@ -54,7 +55,8 @@ class SplashLayout:
 
 
 def splash_tables(
-    lists: BlockLists,
+    blocks: MaskBlocks,
+    columns: MaskBlocks,
     blocking: BlockGrid,
     head_mask: _Ints,
     layout: SplashLayout,
@@ -63,8 +65,9 @@ def splash_tables(
     """The tables of one direction.
 
     Args:
-        lists: the direction's block lists: rows are q blocks for fwd, kv blocks for dkv.
-        blocking: the blocking that `lists` was made for.
+        blocks: the blocks of all masks, with q blocks as rows.
+        columns: the same with kv blocks as rows.
+        blocking: the blocking that they were found for.
         head_mask: int [heads], the unique mask of each head.
         layout: shards, shrinking, dtypes and padding.
         direction: "fwd" or "dkv".
@@ -73,33 +76,10 @@ def splash_tables(
         `data_next`, `mask_next` and `block_mask`, each [rows, q blocks, width] for fwd and
         [rows, width, kv blocks] for dkv, with one row per head or per head shard.
     """
-    rows, may_shrink = _table_rows(head_mask, layout)
-    head_shards = [tuple(masks) for masks in rows.reshape(layout.head_shards, -1).tolist()]
-    height = blocking.nq // layout.q_seq_shards
-    walks = [
-        {
-            masks: walk(
-                lists, _lines(masks, blocking, q, direction), q if direction == "dkv" else None
-            )
-            for masks in head_shards
-        }
-        for q in (range(q, q + height) for q in range(0, blocking.nq, height))
-    ]
-    unshrunk = blocking.nk if direction == "fwd" else height
-    widths = [_longest_line(shard) if may_shrink else unshrunk for shard in walks]
-    form = _Form(
-        width=max(widths),
-        turned=direction == "dkv",
-        shrunk=may_shrink,
-        keep=not may_shrink or layout.prefetch == "keep",
-        dtypes=_dtypes(lists, layout, unshrunk),
-    )
-    parts = []
-    for shard, width in zip(walks, widths, strict=True):
-        slabs = {masks: _slab(w, width, len(masks), form) for masks, w in shard.items()}
-        parts.append(_joined([slabs[masks] for masks in head_shards], axis=0))
-    data_next, mask_next, block_mask = _joined(parts, axis=1)
-    return SplashTables(data_next, mask_next if len(lists.partial_blocks) else None, block_mask)
+    masks, shrunk = _table_rows(head_mask, layout)
+    fill = _fwd if direction == "fwd" else _dkv
+    tables = fill(_Slabs(blocks, columns, blocking, masks, layout, shrunk))
+    return SplashTables(tables[DATA], tables.get(MASK), tables[STATE])
 
 
 def _table_rows(head_mask: _Ints, layout: SplashLayout) -> tuple[_Ints, bool]:
@@ -113,139 +93,129 @@ def _table_rows(head_mask: _Ints, layout: SplashLayout) -> tuple[_Ints, bool]:
     return rows, layout.shrink_grid and uniform and not head_mask.any()
 
 
-def _dtypes(lists: BlockLists, layout: SplashLayout, columns: int) -> tuple[_DType, _DType, _DType]:
-    """The dtypes of data_next, mask_next and block_mask: what holds the largest value of each.
-
-    Every live column and every partial block's number is in some table, so their maxima decide.
-    """
-    if not layout.downcast_smem_data:
-        int32: _DType = np.dtype(np.int32)
-        return int32, int32, int32
-    columns_of = [idx for idx in (lists.full_idx, lists.partial_idx) if len(idx)]
-    # dkv counts q blocks within their shard; the remainder is only taken where that matters
-    largest = [int(idx.max()) for idx in columns_of]
-    if max(largest, default=0) >= columns:
-        largest = [int((idx % columns).max()) for idx in columns_of]
-    return (
-        smallest_dtype(max(largest, default=0)),
-        smallest_dtype(len(lists.partial_blocks) - 1),
-        np.dtype(np.int8),
-    )
-
-
-def _lines(masks: tuple[int, ...], blocking: BlockGrid, q: range, direction: str) -> _Ints:
-    """The list rows of a slab in walk order: fwd (table row, q, kv), dkv (kv, table row, q)."""
-    each = np.array(masks)
-    if direction == "fwd":
-        lines = each[:, None] * blocking.nq + np.arange(q.start, q.stop)
-    else:
-        lines = np.arange(blocking.nk)[:, None] + each * blocking.nk
-    return lines.ravel()
-
-
-# --- slab: a walk as padded tables ----------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """What all slabs of a call have in common.
+class _Slabs:
+    """What tables are made of: a slab is the part of them that one device walks.
 
     Attributes:
-        width: cells per line of the final tables.
-        turned: dkv: lines are the tables' columns, and blocks sit at their lower ends.
-        shrunk: only non-empty blocks have cells, else every block has one.
-        keep: cells without a block hold the next values, else 0.
-        dtypes: of data_next, mask_next and block_mask.
+        blocks: the blocks of all masks, with q blocks as rows.
+        columns: the same with kv blocks as rows.
+        blocking: their blocking.
+        masks: int [rows], the mask of each table row.
+        layout: as the caller wants it.
+        shrunk: only blocks have cells.
     """
 
-    width: int
-    turned: bool
+    blocks: MaskBlocks
+    columns: MaskBlocks
+    blocking: BlockGrid
+    masks: _Ints
+    layout: SplashLayout
     shrunk: bool
-    keep: bool
-    dtypes: tuple[_DType, _DType, _DType]
+
+    @property
+    def keep(self) -> bool:
+        """Whether padding holds what comes next."""
+        return self.layout.prefetch == "keep"
+
+    @property
+    def loops(self) -> Any:
+        """Plain or compiled loops."""
+        return loops_for(run_loops, self.blocks.work + len(self.columns.ptr))
+
+    @property
+    def height(self) -> int:
+        """Rows of blocks of a q shard."""
+        return self.blocking.nq // self.layout.q_seq_shards
+
+    def heads(self) -> Iterator[tuple[slice, slice | None]]:
+        """The table rows of each head shard, and earlier ones that are just the same."""
+        count, seen = len(self.masks) // self.layout.head_shards, dict[bytes, slice]()
+        for first in range(0, len(self.masks), count):
+            rows = slice(first, first + count)
+            masks = self.masks[rows].tobytes()
+            yield rows, seen.get(masks)
+            seen.setdefault(masks, rows)
+
+    def tables(self, shape: tuple[int, int, int], largest: int) -> dict[int, _Ints]:
+        """Tables to fill, by kind, in the dtypes that hold their largest values.
+
+        Without a partial block there is no `mask_next`, and with one it is 0 everywhere.
+        """
+        unique = len(self.blocks.bits)
+        made = {}
+        for kind, most in ((DATA, largest), (MASK, unique - 1), (STATE, int(BlockState.FULL))):
+            dtype = smallest_dtype(most) if self.layout.downcast_smem_data else np.dtype(np.int32)
+            if kind != MASK or unique:
+                made[kind] = (np.zeros if kind == MASK and unique == 1 else empty)(shape, dtype)
+        return made
+
+    def to_fill(self, tables: dict[int, _Ints]) -> list[tuple[int, _Ints]]:
+        """Those that are not filled already."""
+        return [(k, t) for k, t in tables.items() if k != MASK or len(self.blocks.bits) > 1]
 
 
-def _longest_line(walks: dict[tuple[int, ...], Walk]) -> int:
-    """The width of a shrunk q shard; one empty column if it has no block."""
-    return max(1, *(int(w.counts.max()) for w in walks.values()))
+def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
+    """Tables whose lines are rows."""
+    blocks, loops, (nq, nk) = slabs.blocks, slabs.loops, (slabs.blocking.nq, slabs.blocking.nk)
+    shards = [range(first, first + slabs.height) for first in range(0, nq, slabs.height)]
+    widths = [nk] * len(shards)
+    if slabs.shrunk:
+        spans = (blocks.ptr[shard.start : shard.stop + 1] for shard in shards)
+        widths = [max(1, loops.longest(span, blocks.runs)) for span in spans]
+    largest = max(int(blocks.runs[:, 1].max(initial=1)) - 1, 0)
+    tables = slabs.tables((len(slabs.masks), nq, max(widths)), largest)
+    iotas = {table.dtype: np.arange(largest + 1, dtype=table.dtype) for table in (tables[DATA],)}
+    for kind, table in slabs.to_fill(tables):
+        flat = table.reshape(-1, max(widths))
+        iota = iotas.get(table.dtype) if kind == DATA else flat[0, :0]
+        for rows, same in slabs.heads():
+            if same is not None:
+                table[rows] = table[same]
+                continue
+            numbers = np.arange(rows.start, rows.stop)[:, None] * nq
+            lines = slabs.masks[rows, None].astype(np.int64) * nq
+            for shard, own in zip(shards, widths, strict=True):
+                q = np.arange(shard.start, shard.stop)
+                loops.fill_rows(
+                    kind, blocks.ptr, blocks.runs, (lines + q).ravel(), (numbers + q).ravel(),
+                    own, slabs.shrunk, slabs.keep, iota, flat,
+                )  # fmt: skip
+    return tables
 
 
-def _slab(w: Walk, own: int, rows: int, form: _Form) -> list[_Ints]:
-    """The three tables of a slab of `rows` table rows, its own lines being `own` cells long."""
-    data_dtype, mask_dtype, state_dtype = form.dtypes
-    live, partial_cells = _cells(w, own, form)
-    state = np.multiply(live, BlockState.FULL, dtype=state_dtype)
-    state.ravel()[partial_cells] = BlockState.PARTIAL
-    data, mask = np.zeros(live.shape, data_dtype), np.zeros(live.shape, mask_dtype)
-    data[state == BlockState.FULL] = w.full.astype(data_dtype, copy=False)
-    data.ravel()[partial_cells] = w.partial
-    number = w.number.astype(mask_dtype, copy=False)
-    if form.keep:
-        cells = np.flatnonzero(live)
-        data = next_flagged(cells, data.ravel()[cells], live.size).reshape(live.shape)
-        mask = next_flagged(partial_cells, number, live.size).reshape(live.shape)
-    else:
-        if number.any():  # with one partial block, all are 0
-            mask[live] = next_flagged(w.place, number, len(w.full) + len(w.partial))
-        for table in (data, mask):  # JAX extends narrow q shards with their last entries
-            table[:, own:] = table[:, own - 1 : own]
-    if not form.turned:
-        return [table.reshape(rows, -1, form.width) for table in (data, mask, state)]
-    data, state = (_turned(table.reshape(-1, rows, form.width)) for table in (data, state))
-    if number.any():
-        return [data, _turned(mask.reshape(-1, rows, form.width)), state]
-    return [data, mask.reshape(data.shape), state]  # zeros look the same from every side
-
-
-def _cells(w: Walk, own: int, form: _Form) -> tuple[_Bools, _Ints]:
-    """Which cells of [lines, width] hold a block, and the flat numbers of the partial ones'."""
-    counts, partial_first = w.counts, w.line * form.width
-    if not form.shrunk:
-        live = np.zeros((len(counts), form.width), np.bool_)
-        partial_cells = partial_first + w.partial
-        live.ravel()[partial_cells] = True
-        full_counts = counts - np.bincount(w.line, minlength=len(counts))
-        full_first = np.repeat(np.arange(len(counts)) * form.width, full_counts)
-        live.ravel()[full_first + w.full] = True
-        return live, partial_cells
-    small = smallest_dtype(form.width)  # an eighth of the time of comparing int64
-    lane, height = np.arange(form.width, dtype=small), counts.astype(small)[:, None]
-    rank = w.place - (counts.cumsum() - counts)[w.line]
-    if not form.turned:
-        return lane < height, partial_first + rank
-    live = lane >= own - height
-    live[:, own:] = False
-    return live, partial_first + rank + (own - counts)[w.line]
-
-
-def _turned(table: _Ints) -> _Ints:
-    """[lines, rows, cells] -> [rows, cells, lines].
-
-    Large ones go by strips of lines that stay in cache, 8 bytes of a column at a time: five times
-    as fast as element by element.
-    """
-    lines, rows, cells = table.shape
-    pack = 8 // table.itemsize
-    if table.size < _LARGE or lines % pack:
-        return np.ascontiguousarray(table.transpose(1, 2, 0))
-    turned = np.empty((rows * cells, lines // pack), np.int64)
-    flat = table.reshape(lines, rows * cells)
-    for start in range(0, lines, _STRIP):
-        strip = flat[start : start + _STRIP]
-        words = np.empty((len(strip) // pack, rows * cells, pack), table.dtype)
-        for i in range(pack):
-            words[:, :, i] = strip[i::pack]
-        at = start // pack
-        turned[:, at : at + len(words)] = words.view(np.int64)[:, :, 0].T
-    return turned.view(table.dtype).reshape(rows, cells, lines)
-
-
-_LARGE = 1 << 16  # cells; below, the table fits a core's nearest cache anyway
-_STRIP = 512  # lines; measured best of 64 to 512 for 2048 x 2048 tables
-
-
-def _joined(slabs: list[list[_Ints]], axis: int) -> list[_Ints]:
-    """The tables of several slabs along an axis; those of one as they are."""
-    if len(slabs) == 1:
-        return slabs[0]
-    return [np.concatenate(tables, axis=axis) for tables in zip(*slabs, strict=True)]
+def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
+    """Tables whose lines are columns."""
+    blocks, loops, (nq, nk) = slabs.blocks, slabs.loops, (slabs.blocking.nq, slabs.blocking.nk)
+    height, firsts = slabs.height, range(0, nq, slabs.height)
+    masks = (len(blocks.ptr) - 1) // nq
+    shards = [slabs.columns]
+    if len(firsts) > 1:  # a shard counts its q blocks from its first
+        shards = [turned(blocks, masks, nk, (first, first + height)) for first in firsts]
+    heights = [height] * len(shards)
+    if slabs.shrunk:
+        heights = [max(1, loops.longest(shard.ptr, shard.runs)) for shard in shards]
+    largest = max(*(int(shard.runs[:, 1].max(initial=1)) for shard in shards), 1) - 1
+    tables = slabs.tables((len(slabs.masks), max(heights) * len(shards), nk), largest)
+    for kind, table in slabs.to_fill(tables):
+        for number, (shard, own) in enumerate(zip(shards, heights, strict=True)):
+            part = table[:, number * max(heights) : (number + 1) * max(heights)]
+            for rows, same in slabs.heads():
+                if same is not None:
+                    part[rows] = part[same]
+                    continue
+                edges = np.zeros((rows.stop - rows.start, nk), np.int64)
+                if kind != STATE:
+                    loops.column_edges(kind, shard.ptr, shard.runs, slabs.masks[rows], edges)
+                for row, edge in zip(range(rows.start, rows.stop), edges, strict=True):
+                    mask = int(slabs.masks[row])
+                    if slabs.shrunk:
+                        loops.fill_columns(
+                            kind, shard.ptr, shard.runs, mask * nk, edge, own, slabs.keep, part[row]
+                        )
+                    else:
+                        first = mask * nq + firsts[number]
+                        loops.fill_grid_columns(
+                            kind, blocks.ptr, blocks.runs, first, edge, part[row]
+                        )
+    return tables

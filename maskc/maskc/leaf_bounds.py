@@ -9,19 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.arrays import FrozenArray, PackedMask
-from maskc.canonical import spans
 from maskc.expr import (
     Blocks,
-    Chunked,
     Dense,
     Diagonals,
     Empty,
     Full,
-    Intervals,
-    Local,
     Mask,
     Random,
-    Rectangle,
     Segments,
     Strided,
 )
@@ -69,18 +64,8 @@ def leaf_bounds(mask: Mask, grid: Grid) -> Bounds:  # one case per leaf
         case Full() | Empty():
             value = np.full(grid.shape, isinstance(mask, Full))
             return value, value
-        case Local(left=left, right=right):
-            return _band_bounds(left, right, grid)
-        case Chunked(chunk=chunk, offset=offset):
-            return _chunk_bounds(chunk, offset, grid)
         case Strided() | Diagonals():
             return _diagonal_bounds(mask, grid)
-        case Intervals():
-            return _interval_bounds(mask, grid)
-        case Rectangle():
-            q_span, kv_span = spans(mask)
-            q, kv = _span_bounds(grid.q, *q_span), _span_bounds(grid.kv, *kv_span)
-            return q[0] & kv[0], q[1] & kv[1]
         case Segments():
             return _segment_bounds(mask.q_ids, mask.kv_ids, grid)
         case Dense(mask=dense):
@@ -94,25 +79,6 @@ def leaf_bounds(mask: Mask, grid: Grid) -> Bounds:  # one case per leaf
     raise TypeError(f"not a canonical node: {mask!r}")
 
 
-def _band_bounds(left: int | None, right: int | None, grid: Grid) -> Bounds:
-    (q0, q1), (k0, k1) = grid.q, grid.kv
-    least, most = k0 - q1, k1 - q0  # every diagonal between them crosses the block
-    some = np.ones(grid.shape, np.bool_)
-    every = np.ones(grid.shape, np.bool_)
-    if left is not None:
-        some, every = some & (most >= -left), every & (least >= -left)
-    if right is not None:
-        some, every = some & (least <= right), every & (most <= right)
-    return some, every
-
-
-def _chunk_bounds(chunk: int, offset: int, grid: Grid) -> Bounds:
-    (q0, q1), (k0, k1) = (
-        ((first - offset) // chunk, (last - offset) // chunk) for first, last in (grid.q, grid.kv)
-    )
-    return (q0 <= k1) & (k0 <= q1), (q0 == k1) & (k0 == q1)
-
-
 def _diagonal_bounds(mask: Strided | Diagonals, grid: Grid) -> Bounds:
     """Exact, by counting the kept ones among the diagonals that cross a block."""
     (q0, q1), (k0, k1) = grid.q, grid.kv
@@ -123,14 +89,6 @@ def _diagonal_bounds(mask: Strided | Diagonals, grid: Grid) -> Bounds:
         distances = mask.distances.array
         kept = np.searchsorted(distances, last + 1) - np.searchsorted(distances, first)
     return kept > 0, kept == last - first + 1
-
-
-def _interval_bounds(mask: Intervals, grid: Grid) -> Bounds:
-    k0, k1 = grid.kv
-    starts, stops = mask.starts.array, mask.stops.array  # of an empty one: [kv_len, 0)
-    some = (extreme(np.minimum, starts, grid.q) <= k1) & (k0 < extreme(np.maximum, stops, grid.q))
-    every = (extreme(np.maximum, starts, grid.q) <= k0) & (k1 < extreme(np.minimum, stops, grid.q))
-    return some, every
 
 
 def _strip_bounds(mask: Strips, grid: Grid) -> Bounds:
@@ -150,11 +108,6 @@ def _strip_bounds(mask: Strips, grid: Grid) -> Bounds:
         touched[:, stop] > touched[:, first],
         filled[:, stop] - filled[:, first] == stop - first,
     )
-
-
-def _span_bounds(blocks: tuple[Ints, Ints], start: int, stop: int) -> Bounds:
-    first, last = blocks
-    return (last >= start) & (first < stop), (first >= start) & (last < stop)
 
 
 def _segment_bounds(q_ids: FrozenArray, kv_ids: FrozenArray, grid: Grid) -> Bounds:

@@ -12,24 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.axes import coordinates
-from maskc.canonical import spans
 from maskc.expr import (
     And,
     Blocks,
-    Chunked,
     Dense,
     Diagonals,
     Empty,
     Full,
-    Intervals,
     Kron,
-    Local,
     Mask,
     Not,
-    Or,
     Random,
-    Rectangle,
     Remap,
     Segments,
     Shift,
@@ -38,6 +31,7 @@ from maskc.expr import (
     Xor,
 )
 from maskc.leaf_bounds import Bools, Bounds, Grid, Ints, extreme, leaf_bounds
+from maskc.rules_products import coordinates
 from maskc.strips import Strips
 
 __all__ = ["Grid", "allowed", "bounds"]
@@ -54,8 +48,6 @@ def allowed(mask: Mask, q: Ints, kv: Ints) -> Bools:
             return ~allowed(inner, q, kv)
         case And(masks=masks):
             return functools.reduce(np.logical_and, (allowed(m, q, kv) for m in masks))
-        case Or(masks=masks):
-            return functools.reduce(np.logical_or, (allowed(m, q, kv) for m in masks))
         case Xor(masks=masks):
             return functools.reduce(np.logical_xor, (allowed(m, q, kv) for m in masks))
         case Strips():
@@ -70,21 +62,11 @@ def _leaf_allowed(mask: Mask, q: Ints, kv: Ints) -> Any:
     match mask:
         case Full() | Empty():
             return np.broadcast_to(isinstance(mask, Full), np.broadcast_shapes(q.shape, kv.shape))
-        case Local(left=left, right=right):
-            low = kv >= q - left if left is not None else True
-            return low & (kv <= q + right) if right is not None else low
-        case Chunked(chunk=chunk, offset=offset):
-            return (q - offset) // chunk == (kv - offset) // chunk
         case Strided(stride=stride, phase=phase):
             return (q - kv) % stride == phase
         case Diagonals(distances=distances):
             at = np.searchsorted(distances.array, q - kv)
             return distances.array[np.minimum(at, len(distances) - 1)] == q - kv
-        case Intervals(starts=starts, stops=stops):
-            return (starts.array[q] <= kv) & (kv < stops.array[q])
-        case Rectangle():
-            (q0, q1), (k0, k1) = spans(mask)
-            return (q0 <= q) & (q < q1) & (k0 <= kv) & (kv < k1)
         case Segments():
             q_ids = mask.q_ids.array[q]
             return (q_ids == mask.kv_ids.array[kv]) & (q_ids >= 0)
@@ -118,8 +100,8 @@ def bounds(mask: Mask, grid: Grid) -> tuple[Bools, Bools]:
         case Not(mask=inner):
             some, every = bounds(inner, grid)
             return ~every, ~some
-        case And(masks=masks) | Or(masks=masks) | Xor(masks=masks):
-            combine = {And: _and_bounds, Or: _or_bounds, Xor: _xor_bounds}[type(mask)]
+        case And(masks=masks) | Xor(masks=masks):
+            combine = _and_bounds if isinstance(mask, And) else _xor_bounds
             return functools.reduce(combine, (bounds(m, grid) for m in masks))
         case _:
             return leaf_bounds(mask, grid)
@@ -127,10 +109,6 @@ def bounds(mask: Mask, grid: Grid) -> tuple[Bools, Bools]:
 
 def _and_bounds(a: Bounds, b: Bounds) -> Bounds:
     return a[0] & b[0], a[1] & b[1]
-
-
-def _or_bounds(a: Bounds, b: Bounds) -> Bounds:
-    return a[0] | b[0], a[1] | b[1]
 
 
 def _xor_bounds(a: Bounds, b: Bounds) -> Bounds:

@@ -46,6 +46,7 @@ class _Parameters(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     shrink_grid: bool | None = None
     downcast_smem_data: bool | None = None
     prefetch: Prefetch | None = None
+    row_bounds: bool | None = None
 
 
 _PARAMETERS = tuple(field.name for field in msgspec.structs.fields(_Parameters))

@@ -1,84 +1,160 @@
-"""Canonical leaves -> strip form, for those whose rows are few intervals."""
+"""Leaves -> strip form, for those whose rows are few intervals.
+
+The time follows the strips and the arrays that a leaf holds, never the lengths: a hundred thousand
+documents are a hundred thousand strips, whatever number of tokens they have.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.expr import Blocks, Chunked, Empty, Full, Intervals, Local, Mask, Rectangle, Segments
-from maskc.strips import Strips, normal
+from maskc.arrays import FrozenArray, PackedMask
+from maskc.errors import MaskArgumentError
+from maskc.expr import (
+    Blocks,
+    Causal,
+    Chunked,
+    Diagonals,
+    Documents,
+    Empty,
+    Full,
+    Intervals,
+    Keys,
+    Local,
+    Mask,
+    Prefix,
+    Queries,
+    Rectangle,
+    Segments,
+    Strided,
+)
+from maskc.strips import PER_ROW, Strips, moved, normal, product
 
-__all__ = ["strips_of"]
+__all__ = ["STRIP_LEAVES", "band_of", "strips_of"]
 
 Shape = tuple[int, int]
 _Ints = npt.NDArray[Any]
 
-_PER_ROW = 8  # intervals per row, on average, beyond which bits are the better form
-
 
 def strips_of(leaf: Mask, shape: Shape) -> Strips | None:
-    """The strip form of a canonical leaf, or None if it has none that is worth having."""
-    q_len, kv_len = shape
-    match leaf:
-        case Full():
-            return _band(None, None, shape)
-        case Empty():
-            return normal(kv_len, [0, q_len], [0, 0], [])
-        case Local(left=left, right=right):
-            return _band(None if left is None else -left, right, shape)
-        case Rectangle():
-            q_stop = q_len if leaf.q_stop is None else leaf.q_stop
-            kv_stop = kv_len if leaf.kv_stop is None else leaf.kv_stop
-            rows = [0, leaf.q_start, q_stop, q_len]
-            return normal(kv_len, rows, [0, 0, 1, 1], [(leaf.kv_start, kv_stop, 0, 0)])
-        case Chunked(chunk=chunk, offset=offset):
-            return _chunks(chunk, offset, shape)
-        case Intervals(starts=starts, stops=stops):
-            return _intervals(starts.array, stops.array, kv_len)
-        case Segments(q_ids=q_ids, kv_ids=kv_ids):
-            return _segments(q_ids.array, kv_ids.array, shape)
-        case Blocks(pattern=pattern, tile=(tile_q, tile_kv)):
-            return _tiles(pattern.rows(0, pattern.shape[0]), tile_q, tile_kv, shape)
-        case _:
-            return None
+    """The strip form of a leaf, or None if it has none that is worth having.
+
+    Args:
+        leaf: a leaf whose arrays fit the lengths.
+        shape: `(q_len, kv_len)`.
+
+    Raises:
+        MaskArgumentError: documents or tiles end past the lengths or short of them.
+    """
+    read = STRIP_LEAVES.get(type(leaf))
+    return None if read is None else read(leaf, shape)
 
 
-def _band(low: int | None, high: int | None, shape: Shape) -> Strips | None:
-    """`low <= kv - q <= high`, in pieces of rows between which an end starts or stops moving."""
+# --- bands and rectangles -----------------------------------------------------------------------
+
+
+def band_of(mask: Causal | Local, shape: Shape) -> tuple[int | None, int | None]:
+    """The least and the greatest `kv - q` of a band; None is unbounded."""
+    shift = mask.offset + (shape[1] - shape[0] if mask.align == "bottom_right" else 0)
+    if isinstance(mask, Causal):
+        return None, shift
+    low = None if mask.left is None else shift - mask.left
+    return low, None if mask.right is None else shift + mask.right
+
+
+def _band(leaf: Causal | Local, shape: Shape) -> Strips:
+    """`low <= kv - q <= high`, in pieces of rows between which an end starts or stops moving.
+
+    The row at which an end starts to move, or stops, goes with the rows above it: that is how
+    strips are read from the top. So the pieces are the normal form, if all have two rows or more.
+    """
     q_len, kv_len = shape
-    first = -q_len if low is None else low
-    last = kv_len if high is None else high
-    turns = (0, -first, -last, kv_len - 1 - last, kv_len - first, q_len)
-    rows = sorted({min(max(turn, 0), q_len) for turn in turns})
-    ptr, ends = [0], []
-    for row in rows[:-1]:
+    low, high = band_of(leaf, shape)
+    first, last = -q_len if low is None else low, kv_len if high is None else high
+    if last < first:
+        return _empty(Empty(), shape)
+    turns = {0, q_len}
+    for turn in (1 - first, -last, kv_len - last, kv_len - first):
+        if 0 < turn < q_len:
+            turns.add(turn)
+    rows = sorted(turns)
+    ptr, ends, thin = [0], [], False
+    for row, stop in itertools.pairwise(rows):
         lo, hi = max(0, row + first), min(kv_len, row + last + 1)
+        thin = thin or stop - row == 1
         if lo < hi:
             ends.append((lo, hi, int(row + first >= 0), int(row + last + 1 < kv_len)))
         ptr.append(len(ends))
-    return normal(kv_len, rows, ptr, ends)
+    if thin:
+        return normal(kv_len, rows, ptr, ends)
+    arrays = (np.array(a, np.int64) for a in (rows, ptr, ends or np.zeros((0, 4))))
+    return Strips(kv_len, *map(FrozenArray.adopt, arrays))
 
 
-def _chunks(chunk: int, offset: int, shape: Shape) -> Strips | None:
+def _full(_: Full, shape: Shape) -> Strips:
+    return _box(slice(0, shape[0]), slice(0, shape[1]), shape)
+
+
+def _empty(_: Empty, shape: Shape) -> Strips:
+    return _box(slice(0, 0), slice(0, 0), shape)
+
+
+def _rectangle(leaf: Rectangle, shape: Shape) -> Strips:
+    q, kv = slice(leaf.q_start, leaf.q_stop), slice(leaf.kv_start, leaf.kv_stop)
+    return _box(q, kv, shape)
+
+
+def _prefix(leaf: Prefix, shape: Shape) -> Strips:
+    return _box(slice(0, None), slice(0, leaf.length), shape)
+
+
+def _box(q: slice, kv: slice, shape: Shape) -> Strips:
+    q0, q1, _ = q.indices(shape[0])
+    k0, k1, _ = kv.indices(shape[1])
+    if q0 >= q1 or k0 >= k1:
+        return normal(shape[1], [0, shape[0]], [0, 0], [])
+    return normal(shape[1], [0, q0, q1, shape[0]], [0, 0, 1, 1], [(k0, k1, 0, 0)])
+
+
+# --- segments, documents, chunks ----------------------------------------------------------------
+
+
+def _chunked(leaf: Chunked, shape: Shape) -> Strips:
+    cuts = np.arange(leaf.offset % leaf.chunk - leaf.chunk, shape[0], leaf.chunk)
+    return _boxes(cuts, cuts + leaf.chunk, shape)
+
+
+def _documents(leaf: Documents, shape: Shape) -> Strips:
+    keys = leaf.cu_seqlens if leaf.kv_cu_seqlens is None else leaf.kv_cu_seqlens
+    named = (("cu_seqlens", leaf.cu_seqlens), ("kv_cu_seqlens", keys))
+    for (name, cu), length in zip(named, shape, strict=True):
+        if cu.array[-1] > length:
+            raise MaskArgumentError(
+                f"Documents.{name}: the documents end at {cu.array[-1]}, past the length {length}"
+            )
+    q, kv = leaf.cu_seqlens.array.astype(np.int64), keys.array.astype(np.int64)
+    starts, stops = (np.append(kv[side], kv[-1]) for side in (slice(-1), slice(1, None)))
+    return _boxes(q, stops, shape, starts)  # after the last document, an empty one
+
+
+def _boxes(tops: _Ints, stops: _Ints, shape: Shape, starts: _Ints | None = None) -> Strips:
+    """From each of `tops` on, ascending, an interval of keys; `starts` are `tops` by default."""
     q_len, kv_len = shape
-    cuts = np.arange(offset % chunk - chunk, q_len, chunk)
-    starts = np.maximum(cuts, 0)
-    ends = np.zeros((len(cuts), 4), np.int64)
-    ends[:, 0], ends[:, 1] = starts, np.minimum(cuts + chunk, kv_len)
-    ends = ends[starts < kv_len]
-    ptr = np.minimum(np.arange(len(starts) + 1), len(ends))
-    return normal(kv_len, np.append(starts, q_len), ptr, ends)
-
-
-def _intervals(starts: _Ints, stops: _Ints, kv_len: int) -> Strips | None:
-    """A strip per row, for `normal` to join."""
+    starts = np.maximum(tops if starts is None else starts, 0)
+    stops = np.minimum(stops, kv_len)
+    bounds = np.append(np.clip(tops, 0, q_len), q_len)
+    tall = bounds[1:] > bounds[:-1]
     some = starts < stops
-    ends = np.zeros((int(some.sum()), 4), np.int64)
-    ends[:, 0], ends[:, 1] = starts[some], stops[some]
-    ptr = np.append(0, np.cumsum(some))
-    return normal(kv_len, np.arange(len(starts) + 1), ptr, ends)
+    kept = tall & some
+    ends = np.zeros((int(kept.sum()), 4), np.int64)
+    ends[:, 0], ends[:, 1] = starts[kept], stops[kept]
+    ptr = np.append(0, np.cumsum(some[tall]))
+    return normal(kv_len, np.append(bounds[:-1][tall], q_len), ptr, ends)
 
 
 def _runs(values: _Ints) -> tuple[_Ints, _Ints]:
@@ -87,17 +163,19 @@ def _runs(values: _Ints) -> tuple[_Ints, _Ints]:
     return np.append(0, cuts), np.append(cuts, len(values))
 
 
-def _segments(q_ids: _Ints, kv_ids: _Ints, shape: Shape) -> Strips | None:
+def _segments(leaf: Segments, shape: Shape) -> Strips | None:
     """Each run of queries of one id attends the runs of keys of that id."""
-    q_starts, _ = _runs(q_ids)
-    kv_starts, kv_stops = _runs(kv_ids)
+    q_ids = leaf.q_ids.array
+    kv_ids = q_ids if leaf.kv_ids is None else leaf.kv_ids.array
+    q_starts, _ = q_runs = _runs(q_ids)
+    kv_starts, kv_stops = q_runs if kv_ids is q_ids else _runs(kv_ids)
     order = np.argsort(kv_ids[kv_starts], kind="stable")
     ids = kv_ids[kv_starts][order]
     own = q_ids[q_starts]
     first, last = np.searchsorted(ids, own), np.searchsorted(ids, own, side="right")
     counts = np.where(own < 0, 0, last - first)
     ptr = np.append(0, np.cumsum(counts))
-    if ptr[-1] > _PER_ROW * shape[0]:
+    if ptr[-1] > PER_ROW * shape[0]:
         return None
     within = np.arange(ptr[-1]) - np.repeat(ptr[:-1], counts)
     chosen = order[np.repeat(first, counts) + within]
@@ -106,16 +184,113 @@ def _segments(q_ids: _Ints, kv_ids: _Ints, shape: Shape) -> Strips | None:
     return normal(shape[1], np.append(q_starts, shape[0]), ptr, ends)
 
 
-def _tiles(
-    pattern: npt.NDArray[np.bool_], tile_q: int, tile_kv: int, shape: Shape
-) -> Strips | None:
+def _queries(leaf: Queries, shape: Shape) -> Strips:
+    q_starts, inside = _members(leaf.positions, shape[0])
+    ends = np.zeros((int(inside.sum()), 4), np.int64)
+    ends[:, 1] = shape[1]
+    return normal(shape[1], q_starts, np.append(0, np.cumsum(inside)), ends)
+
+
+def _keys(leaf: Keys, shape: Shape) -> Strips | None:
+    starts, inside = _members(leaf.positions, shape[1])
+    if inside.sum() > PER_ROW * shape[0]:
+        return None
+    ends = np.zeros((int(inside.sum()), 4), np.int64)
+    ends[:, 0], ends[:, 1] = starts[:-1][inside], starts[1:][inside]
+    return normal(shape[1], [0, shape[0]], [0, len(ends)], ends)
+
+
+def _members(positions: FrozenArray, length: int) -> tuple[_Ints, _Ints]:
+    """Runs of what is among `positions` and of what is not: starts and the length; which is."""
+    kept = np.unique(positions.array[positions.array < length]).astype(np.int64)
+    edges = np.concatenate([kept, kept + 1])
+    edges, times = np.unique(edges, return_counts=True)
+    edges = edges[times == 1]
+    bounds = np.unique(np.concatenate([edges, [0, length]]))
+    inside = np.searchsorted(edges, bounds[:-1], side="right") % 2 == 1
+    return bounds, inside
+
+
+# --- rows, tiles, diagonals ---------------------------------------------------------------------
+
+
+def _intervals(leaf: Intervals, shape: Shape) -> Strips:
+    """A strip per row, for `normal` to join."""
+    starts, stops = (np.clip(a.array, 0, shape[1]) for a in (leaf.starts, leaf.stops))
+    some = starts < stops
+    ends = np.zeros((int(some.sum()), 4), np.int64)
+    ends[:, 0], ends[:, 1] = starts[some], stops[some]
+    ptr = np.append(0, np.cumsum(some))
+    return normal(shape[1], np.arange(len(starts) + 1), ptr, ends)
+
+
+def _blocks(leaf: Blocks, shape: Shape) -> Strips | None:
     """Each row of tiles is the runs of its True tiles."""
-    edges = np.diff(np.pad(pattern, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    pattern: PackedMask = leaf.pattern
+    tile_q, tile_kv = leaf.tile
+    tiles = pattern.rows(0, pattern.shape[0])
+    edges = np.diff(np.pad(tiles, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     _, stops = np.nonzero(edges == -1)
-    if len(starts) > _PER_ROW * shape[0]:
+    if len(starts) > PER_ROW * shape[0]:
         return None
     ends = np.zeros((len(starts), 4), np.int64)
     ends[:, 0], ends[:, 1] = starts * tile_kv, np.minimum(stops * tile_kv, shape[1])
-    ptr = np.append(0, np.cumsum(np.bincount(rows, minlength=len(pattern))))
-    return normal(shape[1], np.append(np.arange(len(pattern)) * tile_q, shape[0]), ptr, ends)
+    ptr = np.append(0, np.cumsum(np.bincount(rows, minlength=len(tiles))))
+    return normal(shape[1], np.append(np.arange(len(tiles)) * tile_q, shape[0]), ptr, ends)
+
+
+def _diagonals(leaf: Diagonals, shape: Shape) -> Strips | None:
+    kept = leaf.distances.array.astype(np.int64)
+    return _lines(np.unique(kept[(kept > -shape[1]) & (kept < shape[0])]), shape)
+
+
+def _strided(leaf: Strided, shape: Shape) -> Strips | None:
+    """The product of Full and the identity of `stride` tokens, moved down by the phase."""
+    stride = leaf.stride
+    steps = -(-shape[0] // stride) + 1, -(-shape[1] // stride)
+    point = _band(Local(0, 0), (stride, stride))
+    whole = product(_full(Full(), steps), point) if steps[1] <= PER_ROW else None
+    return None if whole is None else moved(whole, (leaf.phase % stride - stride, 0), shape)
+
+
+def _lines(distances: _Ints, shape: Shape) -> Strips | None:
+    """Whole diagonals, by ascending `q - kv`: those side by side make one band."""
+    cuts = np.flatnonzero(np.diff(distances) != 1) + 1
+    groups = np.split(distances, cuts) if len(distances) else []
+    if len(groups) > PER_ROW:
+        return None
+    q_len, kv_len = shape
+    bands = [(-int(group[-1]), 1 - int(group[0])) for group in reversed(groups)]
+    turns = {0, q_len}
+    for low, stop in bands:
+        turns.update((-low, 1 - stop, kv_len - stop, kv_len - low))
+    rows = sorted(turn for turn in turns if 0 <= turn <= q_len)
+    ptr, ends = [0], []
+    for row in rows[:-1]:
+        for low, stop in bands:
+            lo, hi = max(0, row + low), min(kv_len, row + stop)
+            if lo < hi:
+                ends.append((lo, hi, int(row + low >= 0), int(row + stop < kv_len)))
+        ptr.append(len(ends))
+    return normal(kv_len, rows, ptr, ends)
+
+
+STRIP_LEAVES: dict[type[Mask], Callable[[Any, Shape], Strips | None]] = {
+    Full: _full,
+    Empty: _empty,
+    Causal: _band,
+    Local: _band,
+    Rectangle: _rectangle,
+    Prefix: _prefix,
+    Chunked: _chunked,
+    Documents: _documents,
+    Segments: _segments,
+    Queries: _queries,
+    Keys: _keys,
+    Intervals: _intervals,
+    Blocks: _blocks,
+    Diagonals: _diagonals,
+    Strided: _strided,
+}
+"""The leaves that can have a strip form, and what reads it off them."""

@@ -11,28 +11,44 @@ equal strip forms**, however they were written, and a hash of the form is a hash
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc import strip_loops
+from maskc import strip_block_loops, strip_loops
 from maskc.arrays import FrozenArray
 from maskc.expr import Mask
-from maskc.jit import compiled, is_compiled
+from maskc.jit import compiled, is_compiled, loops_for
 
-__all__ = ["AND", "NOT", "OR", "XOR", "StripBlocks", "Strips", "combine", "find_blocks", "normal"]
+__all__ = [
+    "AND",
+    "NOT",
+    "OR",
+    "PER_ROW",
+    "XOR",
+    "Strips",
+    "combine",
+    "moved",
+    "normal",
+    "product",
+    "transposed",
+]
 
 Ints = npt.NDArray[np.int64]
 
 AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 """Operators by truth table: bit 2 * a + b is the value. `NOT` is that of its first mask."""
 
-_LARGE = 2000  # strips and rows of blocks from which compiled loops repay importing numba
+_FIRST = 0b1100  # the first mask itself
+
+PER_ROW = 8
+"""Intervals per row, on average, beyond which bits are the better form."""
+
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
+_UNLIMITED = 1 << 62  # where the output is about as long as the input
 
 
 @final
@@ -62,6 +78,11 @@ class Strips(Mask):
     def arrays(self) -> tuple[Ints, Ints, Ints]:
         """`(rows, ptr, ends)`."""
         return self.rows.array, self.ptr.array, self.ends.array
+
+    @property
+    def corner(self) -> bool:
+        """The element at (0, 0)."""
+        return bool(self.ptr.array[1]) and int(self.ends.array[0, 0]) == 0
 
     @property
     def widest(self) -> int:
@@ -98,7 +119,7 @@ class Strips(Mask):
         lists = _lists(nk, self.widest)
         for i, (top, bottom) in enumerate(zip(tops.tolist(), bottoms.tolist(), strict=True)):
             strip = int(np.searchsorted(self.rows.array, top, side="right")) - 1
-            t, f = strip_loops.classify(*self.arrays, strip, top, bottom, block_kv, lists)
+            t, f = strip_block_loops.classify(*self.arrays, strip, top, bottom, block_kv, lists)
             for ranges, n, out in ((lists[0], t, some), (lists[1], f, every)):
                 for start, stop in ranges[:n].tolist():
                     out[i, start:stop] = True
@@ -106,21 +127,21 @@ class Strips(Mask):
 
     def value(self) -> bool | None:
         """True if every element is, False if none is, else None."""
-        rows, _, ends = self.arrays
-        if not len(ends):
+        if len(self.rows) != 2 or len(self.ends) > 1:
+            return None
+        if not len(self.ends):
             return False
-        full = len(rows) == 2 and ends.tolist() == [[0, self.kv_len, 0, 0]]
-        return True if full else None
+        return True if self.ends.array.tolist() == [[0, self.kv_len, 0, 0]] else None
 
 
-def _loops(work: int) -> Any:
-    """The loops to use: compiled ones if they are there already, or if the work is worth it."""
-    return compiled(strip_loops) if work >= _LARGE or is_compiled(strip_loops) else strip_loops
+def _grown(
+    kv_len: int, strips: int, intervals: int, fill: Callable[..., None], limit: int
+) -> Strips | None:
+    """Run a sweep with guessed room for its output, and once more if the guess was too small.
 
-
-def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) -> Strips | None:
-    """Run a sweep with guessed room for its output, and once more if the guess was too small."""
-    loops = _loops(strips + intervals)
+    None if it has more than `limit` intervals.
+    """
+    loops = loops_for(strip_loops, strips + intervals)
     room = strips + 4, intervals + 4
     while True:
         size = np.zeros(2, np.int64)
@@ -129,26 +150,56 @@ def _grown(kv_len: int, strips: int, intervals: int, fill: Callable[..., None]) 
         fill(loops, size, rows, ptr, ends)
         n, m = int(size[0]), int(size[1])
         if n < room[0] and m <= room[1]:
-            return Strips(kv_len, *map(FrozenArray, (rows[: n + 1], ptr[: n + 1], ends[:m])))
-        if m > _LIMIT:
+            frozen = FrozenArray.adopt if 2 * m >= room[1] else FrozenArray  # keep no large rest
+            return Strips(kv_len, *map(frozen, (rows[: n + 1], ptr[: n + 1], ends[:m])))
+        if m > limit:
             return None
         room = n + 1, m
 
 
-def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips | None:
-    """The normal form of strips that need not be maximal.
+def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
+    """The normal form of strips that need not be maximal; arrays that are in it already are kept.
 
     Args:
         kv_len: number of keys.
         rows: first row of each strip, and q_len.
         ptr: where each strip's intervals begin, and their number.
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
-
-    Returns:
-        None if the mask has too many intervals to be worth a strip form.
     """
-    raw = [np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4)))]
-    return _grown(kv_len, len(raw[0]), len(raw[2]), lambda loops, *out: loops.normalise(*raw, *out))
+    raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
+    settled = compiled(strip_loops).is_normal if is_compiled(strip_loops) else _is_normal
+    if settled(*raw):
+        return Strips(kv_len, *map(FrozenArray.adopt, raw))
+
+    def fill(loops: Any, *out: Ints) -> None:
+        loops.normalise(*raw, *out)
+
+    return cast("Strips", _grown(kv_len, len(raw[0]), len(raw[2]), fill, _UNLIMITED))
+
+
+def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
+    """`strip_loops.is_normal` by numpy: a leaf of a hundred thousand strips needs no numba."""
+    heights, counts = np.diff(rows), np.diff(ptr)
+    strip = np.repeat(np.arange(len(counts)), counts)
+    if not heights.all() or ends[heights[strip] == 1, 2:].any():
+        return False
+    takes = np.append(counts[1:] == counts[:-1], False)  # the next strip has as many intervals
+    own = np.flatnonzero(takes[strip])
+    s = strip[own]
+    step, height = ends[own + counts[s], :2] - ends[own, :2], heights[s, None]
+    fits = np.where(height == 1, (step >> 1) == 0, step == height * ends[own, 2:]).all(axis=1)
+    takes[s[~fits]] = False
+    return not takes.any()
+
+
+def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
+    """`normal` of strips whose intervals may touch, and reach beyond the keys."""
+    nothing = np.array([0, rows[-1]]), np.zeros(2, np.int64), np.zeros((0, 4), np.int64)
+
+    def fill(loops: Any, *out: Ints) -> None:
+        loops.combine(rows, ptr, ends, *nothing, kv_len, _FIRST, *out)
+
+    return cast("Strips", _grown(kv_len, len(rows), len(ends), fill, _UNLIMITED))
 
 
 def combine(table: int, a: Strips, b: Strips) -> Strips | None:
@@ -167,95 +218,146 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
     def fill(loops: Any, *out: Ints) -> None:
         loops.combine(*a.arrays, *b.arrays, a.kv_len, table, *out)
 
-    return _grown(a.kv_len, strips, intervals, fill)
+    return _grown(a.kv_len, strips, intervals, fill, _LIMIT)
 
 
-@dataclass(frozen=True, slots=True)
-class StripBlocks:
-    """The non-empty blocks of a strip mask, in rows of blocks, ascending.
+# --- shifts and products ------------------------------------------------------------------------
 
-    Attributes:
-        full: int64 [rows of blocks], how many full blocks each row has.
-        full_idx: int32, their columns.
-        partial: int64 [rows of blocks], how many partial blocks each row has.
-        partial_idx: int32, their columns.
-        partial_id: int32, which of `bits` each is.
-        bits: uint8 [unique, block_q, ceil(block_kv / 8)], in order of first appearance.
+
+def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
+    """The mask with its first row and column at `at`, cut to `shape`, and False around it.
+
+    Args:
+        mask: what is moved.
+        at: `(q, kv)`, either of which may be negative.
+        shape: `(q_len, kv_len)` of the result; some of the mask's rows must lie in it.
     """
+    rows, ptr, ends = mask.arrays
+    q_len, kv_len = shape
+    first = int(np.searchsorted(rows, -at[0], side="right")) - 1 if at[0] < 0 else 0
+    stop = int(np.searchsorted(rows[:-1], q_len - at[0]))
+    heads = rows[first:stop] + at[0]
+    skip = np.zeros(stop - first, np.int64)
+    skip[0] = max(-int(heads[0]), 0)
+    heads[0] += skip[0]
+    own = ptr[first : stop + 1]
+    ends = ends[own[0] : own[-1]] + np.array([at[1], at[1], 0, 0])
+    ends[:, :2] += np.repeat(skip, np.diff(own))[:, None] * ends[:, 2:]
+    end = min(int(rows[-1]) + at[0], q_len)
+    above, below = [0] if heads[0] > 0 else [], [end] if end < q_len else []
+    ptr = own - own[0]
+    ptr = np.concatenate([ptr[:1] if above else ptr[:0], ptr, ptr[-1:] if below else ptr[:0]])
+    return _settled(
+        kv_len, np.concatenate([above, heads, below, [q_len]]).astype(np.int64), ptr, ends
+    )
 
-    full: Ints
-    full_idx: npt.NDArray[np.int32]
-    partial: Ints
-    partial_idx: npt.NDArray[np.int32]
-    partial_id: npt.NDArray[np.int32]
-    bits: npt.NDArray[np.uint8]
 
+def product(outer: Strips, inner: Strips) -> Strips | None:
+    """The Kronecker product: `outer[q // n, kv // m] and inner[q % n, kv % m]`, inner [n, m].
 
-def find_blocks(mask: Strips, block_q: int, block_kv: int) -> StripBlocks:
-    """Classify the blocks of a mask, and draw each distinct partial one once.
-
-    A block's content is named by the strip form of the block itself, so equal blocks are found
-    equal before any of them is drawn.
+    Returns:
+        None if it has more than 8 intervals per row: too many for a strip form.
     """
-    nq, nk = -(-mask.q_len // block_q), -(-mask.kv_len // block_kv)
-    loops = _loops(nq + len(mask.rows.array))
-    grid = np.array([block_q, block_kv, nq])
-    lists = _lists(nk, mask.widest)
-    full, partial = np.zeros(nq, np.int64), np.zeros(nq, np.int64)
-    loops.count_blocks(*mask.arrays, grid, lists, full, partial)
-    candidates = int(partial.sum())
-    full_idx = np.empty(int(full.sum()), np.int32)
-    partial_idx, partial_id = np.empty(candidates, np.int32), np.empty(candidates, np.int32)
-    first = np.empty((candidates, 2), np.int64)
-    table = np.full(1 << (2 * candidates + 1).bit_length(), -1, np.int64)
-    pool_ptr, count = np.zeros(candidates + 1, np.int64), np.zeros(1, np.int64)
-    scratch, word = _scratch(min(mask.widest, block_kv // 2 + 1), block_q)
-    pool = np.empty(max(64 * candidates, len(word)), np.int64)
-    start = np.zeros(4, np.int64)
-    while True:
-        interned = table, pool, pool_ptr, count
-        out = full_idx, partial_idx, partial_id, first
-        loops.find_blocks(*mask.arrays, grid, start, out, interned, lists, scratch, word)
-        if start[0] == nq:
-            break
-        pool = np.concatenate([pool, np.empty_like(pool)])
-    if loops is strip_loops:
-        bits = _drawn(pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
-    else:
-        bits = np.zeros((int(count[0]), block_q, -(-block_kv // 8)), np.uint8)
-        loops.paint(pool, pool_ptr, int(count[0]), block_q, bits)
-    return StripBlocks(full, full_idx, partial, partial_idx, partial_id, bits)
+    q, kv = inner.q_len, inner.kv_len
+    rows, ptr, ends = inner.arrays
+    strips = len(ptr) - 1
+    strip = np.repeat(np.arange(strips), np.diff(ptr))
+    whole = (ends == [0, kv, 0, 0]).all(axis=1)  # side by side these are one interval
+    row, spans = _row_intervals(outer)
+    widths = spans[:, 1] - spans[:, 0]
+    parts, joined = ends[~whole], strip[whole]
+    total = len(row) * len(joined) + int(widths.sum()) * len(parts)
+    if total > PER_ROW * outer.q_len * q:
+        return None
+    column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
+    place = (np.repeat(row, widths) * strips)[:, None] + strip[~whole]
+    split = np.tile(parts, (len(column), 1))
+    split[:, :2] += np.repeat(column * kv, len(parts))[:, None]
+    merged = np.zeros((len(row) * len(joined), 4), np.int64)
+    merged[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
+    places = np.concatenate([place.ravel(), ((row * strips)[:, None] + joined).ravel()])
+    pieces = np.concatenate([split, merged])
+    order = np.lexsort((pieces[:, 0], places))
+    counts = np.bincount(places, minlength=outer.q_len * strips)
+    heads = (np.arange(outer.q_len) * q)[:, None] + rows[:-1]
+    return _settled(
+        outer.kv_len * kv,
+        np.append(heads.ravel(), outer.q_len * q),
+        np.append(0, np.cumsum(counts)),
+        pieces[order],
+    )
 
 
-def _drawn(pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int) -> npt.NDArray[np.uint8]:
-    """`paint` for a few blocks: numpy draws a strip at a time where plain loops draw a row."""
-    out = np.zeros((len(pool_ptr) - 1, block_q, -(-block_kv // 8)), np.uint8)
-    kv = np.arange(block_kv)
-    for number, (first, end) in enumerate(itertools.pairwise(pool_ptr.tolist())):
-        at = first
-        while at < end:
-            top, n = pool[at : at + 2].tolist()
-            following = at + 2 + 4 * n
-            bottom = int(pool[following]) if following < end else block_q
-            down = np.arange(bottom - top)[:, None]
-            inside = np.zeros((bottom - top, block_kv), np.bool_)
-            for lo, hi, lo_slope, hi_slope in pool[at + 2 : following].reshape(n, 4).tolist():
-                inside |= (lo + down * lo_slope <= kv) & (kv < hi + down * hi_slope)
-            out[number, top:bottom] = np.packbits(inside, axis=1, bitorder="little")
-            at = following
+def _row_intervals(mask: Strips) -> tuple[Ints, Ints]:
+    """Every interval of every row: its row, ascending, and its `(start, stop)`, [n, 2]."""
+    rows, ptr, ends = mask.arrays
+    heights, counts = np.diff(rows), np.diff(ptr)
+    per_row = np.repeat(counts, heights)
+    row = np.repeat(np.arange(mask.q_len), per_row)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
+    strip = np.repeat(np.arange(len(counts)), heights)[row]
+    end = ends[ptr[strip] + within]
+    return row, end[:, :2] + (row - rows[strip])[:, None] * end[:, 2:]
+
+
+# --- transposition ------------------------------------------------------------------------------
+
+
+def transposed(mask: Strips) -> Strips | None:
+    """The strip form of the mask with queries and keys swapped.
+
+    Down a column, a mask changes its value at edges of two kinds: where two rows differ, which is
+    level over a range of columns, and along an end that moves, which goes down a row per column.
+    No two edges share an element, so between the columns where edges begin or end their order is
+    fixed, and every other one of them opens an interval.
+
+    Returns:
+        None if it has more than 8 intervals per row of its own: too many for a strip form.
+    """
+    edges = np.concatenate([_level_edges(mask), _slanted_edges(mask)])
+    starts, stops, row, slope = edges.T
+    cuts = np.sort(np.concatenate([[0, mask.kv_len], starts, stops]), kind="stable")
+    cuts = cuts[np.append(True, cuts[1:] != cuts[:-1])]  # np.unique hashes, which is slower here
+    first = np.searchsorted(cuts, starts)
+    counts = np.searchsorted(cuts, stops) - first
+    total = int(counts.sum())
+    if total > 2 * PER_ROW * mask.kv_len:
+        return None
+    edge = np.repeat(np.arange(len(edges)), counts)
+    piece = np.arange(total) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    at = row[edge] + slope[edge] * (cuts[piece] - starts[edge])
+    order = np.argsort(piece * (mask.q_len + 1) + at, kind="stable")
+    ends = np.concatenate([at[order].reshape(-1, 2), slope[edge[order]].reshape(-1, 2)], axis=1)
+    ptr = np.searchsorted(piece[order[::2]], np.arange(len(cuts)))
+    return normal(mask.q_len, cuts, ptr, ends)
+
+
+def _level_edges(mask: Strips) -> Ints:
+    """Where a row differs from the one above: [n, 4] of (first column, stop, row, slope 0)."""
+    rows, ptr, ends = mask.arrays
+    strip = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    top, width = ends[:, :2], mask.kv_len + 1
+    bottom = top + (np.diff(rows) - 1)[strip, None] * ends[:, 2:]
+    above, below = bottom + (strip + 1)[:, None] * width, top + strip[:, None] * width
+    keys = np.sort(np.concatenate([above, below], axis=None), kind="stable")
+    twice = keys[1:] == keys[:-1]  # an end of both rows is no change
+    lone = keys[~(np.append(twice, False) | np.append(False, twice))[: len(keys)]]
+    boundary, column = np.divmod(lone.reshape(-1, 2), width)
+    out = np.zeros((len(boundary), 4), np.int64)
+    out[:, :2], out[:, 2] = column, rows[boundary[:, 0]]
     return out
+
+
+def _slanted_edges(mask: Strips) -> Ints:
+    """Where an end moves: [n, 4] of (first column, stop, row at the first, slope 1)."""
+    rows, ptr, ends = mask.arrays
+    strip = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    interval, side = np.nonzero(ends[:, 2:])
+    column, strip = ends[interval, side], strip[interval]
+    steps = rows[strip + 1] - rows[strip] - 1
+    return np.stack([column, column + steps, rows[strip] + 1, np.ones_like(column)], axis=1)
 
 
 def _lists(nk: int, widest: int) -> tuple[Ints, ...]:
     """Room to classify one row of `nk` blocks."""
     return tuple(np.zeros((nk + widest + 1, 2), np.int64) for _ in range(5))
-
-
-def _scratch(widest: int, block_q: int) -> tuple[tuple[Ints, ...], Ints]:
-    """Room to crop one block of `block_q` rows with up to `widest` intervals each."""
-    strips, intervals = block_q + 1, (block_q + 1) * (widest + 1)
-    shapes: list[tuple[int, ...]] = [
-        (widest + 2, 4), (3,), (widest + 2, 4), (2,), (strips,), (strips,), (intervals, 4),
-    ]  # fmt: skip
-    arrays = tuple(np.zeros(shape, np.int64) for shape in shapes)
-    return arrays, np.zeros(2 * strips + 4 * intervals, np.int64)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from maskc_cache.plan import BlockLists, Direction, Plan
+from maskc_cache.plan import MAX_INTERVALS, BlockLists, Direction, Plan
 
 __all__ = ["DirectionSummary", "PlanSummary", "count_bytes", "render", "summarize"]
 
@@ -54,6 +54,7 @@ class PlanSummary:
         q_seq_shards: shards of the queries in them.
         directions: one entry per blocking, named by the directions that share it, such as
             "fwd/dq/dkv" or "fwd/dq" and "dkv".
+        row_intervals: most intervals of one query and of one key; None without row bounds.
         tables: each stored array as `"dtype[shape]"`.
         table_bytes: bytes of all arrays in memory.
     """
@@ -67,6 +68,7 @@ class PlanSummary:
     head_shards: int
     q_seq_shards: int
     directions: dict[str, DirectionSummary]
+    row_intervals: tuple[int, int] | None
     tables: dict[str, str]
     table_bytes: int
 
@@ -92,6 +94,7 @@ def summarize(plan: Plan) -> PlanSummary:
         head_shards=plan.head_shards,
         q_seq_shards=plan.q_seq_shards,
         directions={"/".join(same): _direction(plan, same) for same in by_blocks.values()},
+        row_intervals=plan.row_intervals,
         tables={name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()},
         table_bytes=sum(array.nbytes for array in arrays.values()),
     )
@@ -164,6 +167,11 @@ def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str,
     for table, text in summary.tables.items():
         if table.startswith("splash_"):
             column[table] = text
+    for side, row, most in zip(
+        ("q", "kv"), ("query", "key"), summary.row_intervals or (), strict=False
+    ):
+        reason = f"none: a {row} has {most:,} intervals, more than {MAX_INTERVALS}"
+        column[f"row_bounds.{side}"] = summary.tables.get(f"row_bounds.{side}", reason)
     return column | {"all tables": count_bytes(summary.table_bytes)} | extra | {"key": summary.key}
 
 

@@ -1,6 +1,6 @@
 """Block lists -> the blocks that one device visits, in the order in which its kernel does.
 
-What every exporter of tables begins with: some rows of the lists, cut to the device's columns, full
+What an exporter of lists begins with: some rows of the lists, cut to the device's columns, full
 and partial blocks merged. It costs the blocks that are walked, and nothing is sorted.
 """
 

@@ -180,6 +180,11 @@ def edit(*path, value):
         (edit("meta", "blocks", value=[[8, 4], [8, 4], [8, 0]]), "a number out of range"),
         (edit("meta", "key", value="0" * 32), "not the key of meta.canonical"),
         (edit("meta", "digest", value="0" * 32), "meta.digest is 0+, the content's"),
+        (edit("meta", "row_intervals", value=[1]), "meta.row_intervals: expected two numbers or"),
+        (edit("meta", "row_intervals", value=[1, -1]), "row_intervals: a number out of range"),
+        (edit("meta", "row_intervals", value=[1, True]), "row_intervals: a number out of range"),
+        (edit("meta", "row_intervals", value=[1, 3]), "row_bounds.kv: a section that this plan"),
+        (edit("meta", "row_intervals", value=[0, 1]), "meta.digest is"),
         (edit("sections", 0, 1, value="f4"), "dtype 'f4' or codec 0, which this maskc lacks"),
         (edit("sections", 0, 2, value=[-1]), r"\[-1\] is not a shape"),
         (edit("sections", 0, 2, value=[1, 1, 1, 1]), "is not a shape"),
@@ -255,7 +260,8 @@ def test_raw_images_are_the_same_bytes_in_every_process():
     program = (
         "import hashlib; from maskc import *; from maskc.cache import encode;"
         "heads = MultiHead([Causal(), Local(3, 1) & Documents([0, 9, 20])]);"
-        "plan = compile_mask(heads, q_len=20, block_q=8, block_kv=4, block_q_dkv=4);"
+        "plan = compile_mask(heads, q_len=20, block_q=8, block_kv=4, block_q_dkv=4,"
+        "    row_bounds=True);"
         "print(hashlib.sha256(encode(plan, compress=False)).hexdigest())"
     )
     images = {
@@ -297,6 +303,7 @@ def test_write_plan_replaces_and_leaves_nothing_behind(small_plan, tmp_path):
         (Causal(), {"splash": False}, 2_600),
         (Causal(), {}, 4_900),
         (Local(4096, 0), {}, 4_500),
+        (Causal(), {"row_bounds": True, "splash": False}, 4_000),
     ],
 )
 def test_files_are_small(mask, options, limit):

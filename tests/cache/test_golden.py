@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from plain_reader import Reader
 
-from maskc import Causal, Documents, Local, MultiHead, Random, compile_mask
+from maskc import Causal, Documents, Local, MultiHead, Queries, Random, compile_mask
 from maskc_cache import decode, encode, read_plan, verify
 from maskc_cache.diagnose import diagnose, stored_sections
 from maskc_cache.header import MAJOR, MINOR
@@ -31,6 +31,11 @@ def plans():
         "dq-of-its-own": (compile_mask(Causal(), q_len=30, **blocks, block_q_dq=4), False),
         "ragged": (compile_mask(Causal(), q_len=20, kv_len=13, **blocks), False),
         "sharded": (compile_mask(Local(9, 0), q_len=64, **blocks, **shards), False),
+        "row-bounds": (compile_mask(heads, **small, row_bounds=True), False),
+        "row-bounds-of-queries": (
+            compile_mask(Queries([0, 2, 4, 9]) & Causal(), **small, row_bounds=True),
+            True,
+        ),
         "empty": (compile_mask(Causal() - Causal(), q_len=5), False),
         "random": (compile_mask(Random(0.5), q_len=48, **blocks), True),
         "causal": (compile_mask(Causal(), q_len=4096, block_q=16, block_kv=16), True),

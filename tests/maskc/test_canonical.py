@@ -9,19 +9,29 @@ from hypothesis import strategies as st
 from maskc import (
     Blocks,
     Causal,
+    Chunked,
     ChunkedCausal,
     Dense,
+    Diagonals,
     Documents,
     Empty,
     Full,
+    Intervals,
+    Kron,
     Local,
     MaskArgumentError,
     MultiHead,
     Prefix,
+    Queries,
     Random,
     Rectangle,
+    Remap,
     Segments,
+    Shift,
+    Strided,
+    Transpose,
     strategies,
+    zoo,
 )
 from maskc.canonical import canonical, encode
 
@@ -111,6 +121,29 @@ EQUAL = [
     (Random(1.0), Empty()),
     (Causal() & (Causal() | Prefix(3)), Causal()),
     (Causal(align="bottom_right"), Causal()),
+    (zoo.batchify(Causal(), 8), ChunkedCausal(8)),
+    (zoo.batchify(Causal(), 12), ChunkedCausal(12)),
+    (zoo.block_causal(8), Causal() | Chunked(8)),
+    (Kron((Full(), Full(), Causal()), (2, 2, 8)), Kron((Full(), Causal()), (None, 8))),
+    (
+        Shift(Chunked(8), 4, 8),
+        Segments(
+            [-1] * 4 + [0] * 8 + [1] * 8 + [2] * 8 + [3] * 4, [-1] * 8 + [0] * 8 + [1] * 8 + [2] * 8
+        ),
+    ),
+    (
+        Shift(Documents([0, 8, 16]), 0, 3, 16, 16),
+        Rectangle(0, 8, 3, 11) | Rectangle(8, 16, 11, 19),
+    ),
+    (Shift(Intervals(np.arange(40), np.arange(40) + 4), -8, -8, 40, 48), Local(0, 3)),
+    (
+        Transpose(zoo.flamingo([0] * 4, [8, 16, 24, 32], 8)),
+        Intervals([0] * 32, np.repeat([8, 16, 24, 32], 8)),
+    ),
+    (Strided(16), Local(0, 0) | Local(16, -16) | Local(-16, 16)),
+    (Diagonals([0, 5]), Local(0, 0) | Local(5, -5)),
+    (Queries([3, 4]), Rectangle(3, 5)),
+    (Remap(Segments([0, 1] * 16), [*range(0, 32, 2), *range(1, 32, 2)]), Documents([0, 16, 32])),
 ]
 
 

@@ -75,6 +75,22 @@ def test_json_has_every_number(maskc, folder):
     assert json.loads(maskc("show", record["key"], "--json"))["key"] == record["key"]
 
 
+def test_row_bounds_or_why_there_are_none(maskc, folder):
+    (folder / "spec.yaml").write_text(
+        SPEC.replace("heads: 2", "heads: 2\nrow_bounds: true").replace(
+            "plans:\n", "  far: {keys: [0, 9, 90]}\nplans:\n  far: {mask: far}\n"
+        )
+    )
+    records = {
+        record["plan"]: record for record in json.loads(maskc("compile", "spec.yaml", "--json"))
+    }
+    assert records["far"]["row_intervals"] == [3, 1]
+    assert records["local"]["tables"]["row_bounds.q"] == "int32[1, 2, 256]"
+    shown = " ".join(maskc("show", records["far"]["key"]).split())
+    assert "row_bounds.q none: a query has 3 intervals, more than 2" in shown
+    assert "row_bounds.kv int32[1, 2, 256]" in shown
+
+
 def test_output_directory(maskc, folder):
     maskc("compile", "spec.yaml", "-o", "plans/deep")
     for name in ("local", "mixed"):

@@ -25,6 +25,8 @@ from maskc import (
 from maskc_cache.check import verify
 from maskc_cache.plan import SplashTables
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 def jax_tables(per_head, blocks, direction, layout):
     """JAX's tables for dense masks, equal ones being one object as ours are one mask."""

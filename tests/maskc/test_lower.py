@@ -6,7 +6,7 @@ from dense_oracle import dense
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskc import Causal, Documents, Full, Local, MultiHead, Random, compile_mask, strategies
+from maskc import Causal, Dense, Documents, Full, Local, MultiHead, Random, compile_mask, strategies
 from maskc.compile import compile_request
 from maskc.expr import Empty
 from maskc_cache.check import verify
@@ -104,3 +104,16 @@ def test_progress_reaches_the_end_and_never_falls():
     compile_request(request, lambda done, total: calls.append((done, total)))
     assert calls[-1] == (24, 24)
     assert calls == sorted(calls)
+
+
+def test_heads_of_both_kinds_share_partial_blocks():
+    dense_causal = Dense(np.tri(256, dtype=bool))
+    plan = compile_mask(
+        MultiHead([Causal(), dense_causal, Local(3, 0)]), q_len=256, block_q=32, block_kv=32
+    )
+    assert plan.masks == 3
+    assert len(plan.fwd.partial_blocks) == 3
+    turned = compile_mask(
+        MultiHead([dense_causal, Local(3, 0), Causal()]), q_len=256, block_q=32, block_kv=32
+    )
+    assert len(turned.fwd.partial_blocks) == 3

@@ -5,26 +5,36 @@ import pytest
 from dense_oracle import dense, strip_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from strip_strategies import SHAPES, arrays, read
 
 from maskc import (
     Blocks,
     Causal,
     ChunkedCausal,
-    Dense,
     Documents,
     Empty,
     Full,
+    Intervals,
     Local,
-    MultiHead,
     Prefix,
     Rectangle,
     Segments,
-    compile_mask,
-    strip_loops,
+    Transpose,
 )
 from maskc.canonical import canonical
-from maskc.jit import compiled
-from maskc.strips import AND, NOT, OR, XOR, Strips, combine, find_blocks, normal
+from maskc.strips import (
+    AND,
+    NOT,
+    OR,
+    XOR,
+    Strips,
+    combine,
+    moved,
+    product,
+    transposed,
+)
+
+pytestmark = pytest.mark.usefixtures("loops")
 
 OPERATORS = {
     AND: np.logical_and,
@@ -32,34 +42,6 @@ OPERATORS = {
     XOR: np.logical_xor,
     NOT: lambda a, _: ~a,
 }
-
-
-def read(mask):
-    """The strip form of a dense mask, a row at a time."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(int), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    _, stops = np.nonzero(edges == -1)
-    ends = np.zeros((len(starts), 4), int)
-    ends[:, 0], ends[:, 1] = starts, stops
-    ptr = np.append(0, np.cumsum(np.bincount(rows, minlength=len(mask))))
-    return normal(mask.shape[1], np.arange(len(mask) + 1), ptr, ends)
-
-
-@st.composite
-def arrays(draw, shape):
-    """Dense masks with slopes, steps and noise: windows cut, shifted and spoilt in places."""
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    q, kv = np.arange(shape[0])[:, None], np.arange(shape[1])
-    out = np.zeros(shape, bool)
-    for _ in range(draw(st.integers(0, 4))):
-        low, high = np.sort(random.integers(-shape[0], shape[1] + 1, 2))
-        piece = (kv - q >= low) & (kv - q <= high)
-        piece &= (q >= random.integers(shape[0] + 1)) ^ (kv < random.integers(shape[1] + 1))
-        out ^= piece
-    return out ^ (random.random(shape) < draw(st.sampled_from([0, 0, 0.05, 0.5])))
-
-
-SHAPES = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
 
 @given(st.data())
@@ -77,6 +59,46 @@ def test_operators_are_exact_and_stay_in_normal_form(data):
 
 
 @given(st.data())
+def test_transposition_is_exact_and_stays_in_normal_form(data):
+    mask = data.draw(arrays(data.draw(SHAPES)))
+    assert transposed(read(mask)) == read(mask.T)
+
+
+def test_a_transposition_of_too_many_intervals_is_no_strip_form():
+    stops = np.random.default_rng(0).permutation(128)
+    assert transposed(read(np.arange(128) < stops[:, None])) is None
+    assert transposed(read(np.arange(128) < np.sort(stops)[:, None])) is not None
+
+
+@given(st.data())
+def test_moves_are_exact_and_stay_in_normal_form(data):
+    mask = data.draw(arrays(data.draw(SHAPES)))
+    shape = data.draw(SHAPES)
+    at = tuple(
+        data.draw(st.integers(1 - n, outer - 1)) for n, outer in zip(mask.shape, shape, strict=True)
+    )
+    seen = np.zeros(np.add(shape, 28), bool)
+    seen[14 + at[0] :, 14 + at[1] :][: mask.shape[0], : mask.shape[1]] = mask
+    assert moved(read(mask), at, shape) == read(seen[14:-14, 14:-14])
+
+
+@given(st.data())
+def test_products_are_exact_and_stay_in_normal_form(data):
+    small = st.tuples(st.integers(1, 5), st.integers(1, 5))
+    outer, inner = (data.draw(arrays(data.draw(small))) for _ in range(2))
+    whole = np.kron(outer, inner)
+    found = product(read(outer), read(inner))
+    assert found == read(whole)
+
+
+def test_a_product_of_too_many_intervals_is_no_strip_form():
+    comb = read(np.arange(40)[None] % 2 == 0)
+    line = read(np.array([[True, False]]))
+    assert product(read(np.ones((1, 8), bool)), line) is not None
+    assert product(comb, line) is None
+
+
+@given(st.data())
 def test_elements_and_bounds(data):
     shape = data.draw(SHAPES)
     mask = data.draw(arrays(shape))
@@ -84,32 +106,6 @@ def test_elements_and_bounds(data):
     q, kv = np.arange(shape[0])[:, None], np.arange(shape[1])[None]
     np.testing.assert_array_equal(strips.at(q, kv), mask)
     assert strips.value() == (True if mask.all() else None if mask.any() else False)
-
-
-@given(st.data())
-def test_blocks_are_found_and_drawn(data):
-    shape = data.draw(SHAPES)
-    mask = data.draw(arrays(shape))
-    block_q, block_kv = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 18))
-    check_blocks(mask, find_blocks(read(mask), block_q, block_kv), block_q, block_kv)
-
-
-def check_blocks(mask, found, block_q, block_kv):
-    nq, nk = -(-mask.shape[0] // block_q), -(-mask.shape[1] // block_kv)
-    padded = np.zeros((nq * block_q, nk * block_kv), bool)
-    padded[: mask.shape[0], : mask.shape[1]] = mask
-    blocks = padded.reshape(nq, block_q, nk, block_kv).swapaxes(1, 2)
-    full = blocks.all(axis=(2, 3))
-    partial = blocks.any(axis=(2, 3)) & ~full
-    for kind, grid in (("full", full), ("partial", partial)):
-        np.testing.assert_array_equal(getattr(found, kind), grid.sum(axis=1))
-        np.testing.assert_array_equal(getattr(found, f"{kind}_idx"), np.nonzero(grid)[1])
-    numbers = {}
-    ids = [numbers.setdefault(block.tobytes(), len(numbers)) for block in blocks[partial]]
-    assert found.partial_id.tolist() == ids
-    assert len(found.bits) == len(numbers)
-    packed = np.packbits(blocks[partial], axis=2, bitorder="little")
-    np.testing.assert_array_equal(found.bits[found.partial_id], packed)
 
 
 @st.composite
@@ -161,11 +157,15 @@ def same_constant(form, mask):
         (Prefix(16) | Causal(), ~(~Causal() & Rectangle(kv_start=16))),
         (Segments([0, 1] * 128), Segments([1, 0] * 128)),
         (
+            Transpose(Intervals(np.arange(256) // 2, np.full(256, 256))),
+            Intervals([0] * 256, np.minimum(2 * np.arange(256) + 2, 256)),
+        ),
+        (
             Blocks(np.tri(4, dtype=bool), 64),
             ChunkedCausal(64) | Causal() | Documents([0, 64, 128, 192, 256]),
         ),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_different_writings_of_one_mask_share_one_form(left, right):
     assert canonical(left, 256, 256) == canonical(right, 256, 256)
@@ -183,23 +183,7 @@ def test_interleaved_segments_stay_ids():
     assert isinstance(canonical(Segments(ids), 4096, 4096), Segments)
 
 
-def test_heads_of_both_kinds_share_partial_blocks():
-    dense_causal = Dense(np.tri(256, dtype=bool))
-    plan = compile_mask(
-        MultiHead([Causal(), dense_causal, Local(3, 0)]), q_len=256, block_q=32, block_kv=32
-    )
-    assert plan.masks == 3
-    assert len(plan.fwd.partial_blocks) == 3
-    turned = compile_mask(
-        MultiHead([dense_causal, Local(3, 0), Causal()]), q_len=256, block_q=32, block_kv=32
-    )
-    assert len(turned.fwd.partial_blocks) == 3
-
-
-@pytest.mark.parametrize("block", [(16, 16), (24, 40)])
-def test_compiled_loops_do_what_the_plain_ones_do(block, monkeypatch):
-    twin = compiled(strip_loops)
-    monkeypatch.setattr("maskc.strips._loops", lambda _work: twin)
+def test_operators_of_longer_masks():
     random = np.random.default_rng(0)
     for _ in range(20):
         q, kv = np.arange(120)[:, None], np.arange(150)
@@ -208,6 +192,4 @@ def test_compiled_loops_do_what_the_plain_ones_do(block, monkeypatch):
             for low, width, stop in random.integers(1, 100, (2, 3)) - [[60, 0, 0], [60, 0, 0]]
         )
         for table, operator in OPERATORS.items():
-            result = combine(table, read(a), read(b))
-            assert result == read(operator(a, b))
-            check_blocks(operator(a, b), find_blocks(result, *block), *block)
+            assert combine(table, read(a), read(b)) == read(operator(a, b))

@@ -50,9 +50,11 @@ class Reader:
         lengths = tuple(meta[n] for n in ("q_len", "kv_len", "head_shards", "q_seq_shards"))
         state.update(repr(lengths).encode())
         state.update(repr(tuple(tuple(pair) for pair in meta["blocks"])).encode())
+        state.update(repr(tuple(meta["row_intervals"]) or None).encode())
         names = ["head_mask", *(f"{d}.{f}" for d in ("fwd", "dq", "dkv") for f in _FIELDS)]
         tables = ("data_next", "mask_next", "block_mask")
         names += [f"splash_{d}.{f}" for d in ("fwd", "dkv") for f in tables]
+        names += ["row_bounds.q", "row_bounds.kv"]
         for name in names:
             if name in self.arrays:
                 dtype, shape, values = self.arrays[name]

@@ -173,7 +173,7 @@ def _header_forged(chance: random.Random, image: bytes) -> bytes:
             case 3 if isinstance(parent, list):
                 chance.shuffle(parent)
             case _:
-                parent[key] = chance.choice(_ATOMS)
+                parent[key] = copy.deepcopy(chance.choice(_ATOMS))
         if not document:
             break
     return sealed(image, header=msgpack.packb(document))

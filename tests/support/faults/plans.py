@@ -13,9 +13,11 @@ __all__ = ["even", "large_image", "many", "tiny"]
 
 @functools.cache
 def tiny(splash: bool = True) -> Plan:
-    """A plan of every kind of section, in about 3 kB."""
+    """A plan of every kind of section, in about 3 kB; or of few."""
     heads = MultiHead([Causal(), Local(3, 1) & Documents([0, 9, 20])])
-    return compile_mask(heads, q_len=20, block_q=8, block_kv=4, block_q_dkv=4, splash=splash)
+    return compile_mask(
+        heads, q_len=20, block_q=8, block_kv=4, block_q_dkv=4, splash=splash, row_bounds=splash
+    )
 
 
 @functools.cache

@@ -1,0 +1,36 @@
+"""The blocking of a mask: lengths and block sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maskc_cache.plan import blocks_along
+
+__all__ = ["BlockGrid"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrid:
+    """The blocking of one mask: lengths and block sizes.
+
+    Attributes:
+        q_len: number of queries.
+        kv_len: number of keys.
+        block_q: queries per block.
+        block_kv: keys per block.
+    """
+
+    q_len: int
+    kv_len: int
+    block_q: int
+    block_kv: int
+
+    @property
+    def nq(self) -> int:
+        """Blocks along the queries."""
+        return blocks_along(self.q_len, self.block_q)
+
+    @property
+    def nk(self) -> int:
+        """Blocks along the keys."""
+        return blocks_along(self.kv_len, self.block_kv)

@@ -1,0 +1,411 @@
+"""The loops that turn runs of blocks into lists, into runs of columns and into splash tables.
+
+Plain functions over arrays, in the subset of Python that numba compiles (see `jit`). Rows of blocks
+are walked run by run, and what a run covers is written as one slice: memory speed when compiled,
+numpy's speed when not. Slices are copied with `np.positive`, which numba compiles to vector
+instructions, as it does not the assignment of a slice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.jit import loop
+
+__all__ = [
+    "DATA",
+    "MASK",
+    "STATE",
+    "column_edges",
+    "count",
+    "fill_columns",
+    "fill_grid_columns",
+    "fill_rows",
+    "list_blocks",
+    "longest",
+    "turn",
+]
+
+Ints = npt.NDArray[Any]
+
+EMPTY, FULL = -2, -1  # numbers of blocks that are not partial
+DATA, MASK, STATE = 0, 1, 2
+"""Which splash table is written: data_next, mask_next or block_mask."""
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+@loop
+def count(ptr: Ints, runs: Ints, full_ptr: Ints, partial_ptr: Ints) -> None:
+    """Offsets of each row's full and partial blocks."""
+    full, partial = 0, 0
+    full_ptr[0] = 0
+    partial_ptr[0] = 0
+    for row in range(len(ptr) - 1):
+        for r in range(ptr[row], ptr[row + 1]):
+            if runs[r, 2] == FULL:
+                full += runs[r, 1] - runs[r, 0]
+            else:
+                partial += runs[r, 1] - runs[r, 0]
+        full_ptr[row + 1] = full
+        partial_ptr[row + 1] = partial
+
+
+@loop
+def list_blocks(
+    runs: Ints, iota: Ints, full_idx: Ints, partial_idx: Ints, partial_id: Ints
+) -> None:
+    """Write the columns of all blocks, and the numbers of the partial ones."""
+    full, partial = 0, 0
+    for r in range(len(runs)):
+        start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
+        width = stop - start
+        if number == FULL:
+            np.positive(iota[start:stop], full_idx[full : full + width])
+            full += width
+        elif width == 1:
+            partial_idx[partial] = start
+            partial_id[partial] = number
+            partial += 1
+        else:
+            np.positive(iota[start:stop], partial_idx[partial : partial + width])
+            partial_id[partial : partial + width] = number
+            partial += width
+
+
+# --- columns ------------------------------------------------------------------------------------
+
+
+@loop
+def _changes(runs: Ints, a: int, a_end: int, b: int, b_end: int, out: Ints) -> int:
+    """Where two rows differ: (start, stop, number above, number below), ascending."""
+    n, at = 0, 0
+    while a < a_end or b < b_end:
+        if a < a_end and runs[a, 1] <= at:
+            a += 1
+            continue
+        if b < b_end and runs[b, 1] <= at:
+            b += 1
+            continue
+        above, below, stop = EMPTY, EMPTY, 1 << 30
+        if a < a_end:
+            inside = runs[a, 0] <= at
+            above = runs[a, 2] if inside else EMPTY
+            stop = min(stop, runs[a, 1] if inside else runs[a, 0])
+        if b < b_end:
+            inside = runs[b, 0] <= at
+            below = runs[b, 2] if inside else EMPTY
+            stop = min(stop, runs[b, 1] if inside else runs[b, 0])
+        if above != below:
+            out[n, 0] = at
+            out[n, 1] = stop
+            out[n, 2] = above
+            out[n, 3] = below
+            n += 1
+        at = stop
+    return n
+
+
+@loop
+def _widest(ptr: Ints) -> int:
+    """Most runs of one row."""
+    widest = 0
+    for row in range(len(ptr) - 1):
+        widest = max(widest, ptr[row + 1] - ptr[row])
+    return int(widest)
+
+
+@loop
+def turn(
+    ptr: Ints,
+    runs: Ints,
+    rows: int,
+    first: int,
+    last: int,
+    place: Ints,
+    out: Ints,
+    write: bool,  # numba has no keyword-only arguments
+) -> None:
+    """Runs of rows `first` to `last` of every mask as runs of their columns; rows count from first.
+
+    A column's run begins and ends where two neighbouring rows differ in it, so this costs the
+    changes from row to row, and not the blocks.
+
+    Args:
+        ptr: where each row's runs begin, mask after mask.
+        runs: (start, stop, number) of each.
+        rows: rows of each mask.
+        first: first row.
+        last: one past the last row.
+        place: [masks, columns], the runs of each column so far. With `write`, where the next one
+            is written; without, 0 at first.
+        out: the runs to write.
+        write: whether to write them, or only to count.
+    """
+    changes = np.empty((4 * _widest(ptr) + 2, 4), np.int64)
+    for mask in range(len(place)):
+        above, above_end = 0, 0
+        for row in range(mask * rows + first, mask * rows + last):
+            n = _changes(runs, above, above_end, ptr[row], ptr[row + 1], changes)
+            above, above_end = ptr[row], ptr[row + 1]
+            line = row - mask * rows - first
+            for k in range(n):
+                closes, opens = changes[k, 2] != EMPTY, changes[k, 3] != EMPTY
+                for column in range(changes[k, 0], changes[k, 1]):
+                    at = place[mask, column]
+                    if write and closes:
+                        out[at - 1, 1] = line
+                    if opens:
+                        if write:
+                            out[at, 0] = line
+                            out[at, 1] = last - first
+                            out[at, 2] = changes[k, 3]
+                        place[mask, column] = at + 1
+
+
+# --- splash tables ------------------------------------------------------------------------------
+#
+# In each table a block holds a value of its own (its column, the number of its bits, its state) or,
+# where it has none, the value of the next one in the kernel's walk; the last one is followed by the
+# first. So rows are written from the last to the first, and `carry` is the value that comes next.
+
+
+@loop
+def _own(kind: int, start: int, number: int) -> int:
+    """The value of the first block of a run in a table that passes values on, -1 if it has none."""
+    return start if kind == DATA else number
+
+
+@loop
+def _first(kind: int, ptr: Ints, runs: Ints, lines: Ints) -> int:
+    """The value that the walk of these lines meets first, 0 if none."""
+    if kind == STATE:
+        return 0
+    for k in range(len(lines)):
+        for r in range(ptr[lines[k]], ptr[lines[k] + 1]):
+            value = _own(kind, runs[r, 0], runs[r, 2])
+            if value >= 0:
+                return int(value)
+    return 0
+
+
+@loop
+def _covered(ptr: Ints, runs: Ints, line: int) -> int:
+    """Blocks of one line."""
+    covered = 0
+    for r in range(ptr[line], ptr[line + 1]):
+        covered += runs[r, 1] - runs[r, 0]
+    return int(covered)
+
+
+@loop
+def longest(ptr: Ints, runs: Ints) -> int:
+    """Blocks of the longest line."""
+    most = 0
+    for line in range(len(ptr) - 1):
+        most = max(most, _covered(ptr, runs, line))
+    return most
+
+
+@loop
+def fill_rows(
+    kind: int,
+    ptr: Ints,
+    runs: Ints,
+    lines: Ints,
+    at: Ints,
+    own: int,
+    shrunk: bool,
+    keep: bool,
+    iota: Ints,
+    out: Ints,
+) -> None:
+    """Write a table whose lines are rows.
+
+    Args:
+        kind: `DATA`, `MASK` or `STATE`.
+        ptr: where each line's runs begin.
+        runs: (start, stop, number) of each.
+        lines: the lines of the walk, in its order.
+        at: the row of `out` that each of them is.
+        own: cells of each row that belong to this walk; the rest pads it to other shards' width.
+        shrunk: only blocks have cells, else empty ones too.
+        keep: padding holds what comes next, else 0.
+        iota: 0, 1, 2 ... in the table's dtype.
+        out: [rows, width].
+    """
+    carry = _first(kind, ptr, runs, lines)
+    for k in range(len(lines) - 1, -1, -1):
+        line, row, right = lines[k], at[k], own
+        if shrunk:
+            right = _covered(ptr, runs, line)
+            out[row, right:] = carry if keep else 0
+        for r in range(ptr[line + 1] - 1, ptr[line] - 1, -1):
+            start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
+            if shrunk:
+                left = right - (stop - start)
+            else:
+                out[row, stop:right] = carry
+                left, right = start, stop
+            if kind == DATA:
+                np.positive(iota[start:stop], out[row, left:right])
+                carry = start
+            elif kind == MASK:
+                carry = number if number >= 0 else carry
+                out[row, left:right] = carry
+            else:
+                out[row, left:right] = 2 if number == FULL else 1
+            right = left
+        if not shrunk:
+            out[row, :right] = carry
+        elif kind != STATE and not keep:  # JAX extends narrow shards with their last entries
+            out[row, own:] = out[row, own - 1]
+
+
+@loop
+def column_edges(kind: int, ptr: Ints, runs: Ints, masks: Ints, out: Ints) -> None:
+    """What comes after the end of each column, [table rows, columns]; the walk goes by columns.
+
+    Args:
+        kind: `DATA` or `MASK`.
+        ptr: where each column's runs begin, mask after mask.
+        runs: (start, stop, number) of each.
+        masks: the mask of each table row.
+        out: to fill.
+    """
+    rows, columns = out.shape
+    carry = 0
+    for _ in range(2):  # the first round finds what the last column wraps to
+        for column in range(columns - 1, -1, -1):
+            for row in range(rows - 1, -1, -1):
+                out[row, column] = carry
+                line = masks[row] * columns + column
+                for r in range(ptr[line], ptr[line + 1]):
+                    value = _own(kind, runs[r, 0], runs[r, 2])
+                    if value >= 0:
+                        carry = value
+                        break
+
+
+@loop
+def fill_grid_columns(kind: int, ptr: Ints, runs: Ints, first: int, edge: Ints, out: Ints) -> None:
+    """Write a table whose lines are columns, with a cell for every block.
+
+    Row by row from below, since a column's next value is that of the nearest block below.
+
+    Args:
+        kind: `DATA`, `MASK` or `STATE`.
+        ptr: where the runs of each *row* begin.
+        runs: (start, stop, number) of each.
+        first: the row of `ptr` that is the table's first.
+        edge: what comes after the end of each column.
+        out: [rows, columns].
+    """
+    carry = np.empty(out.shape[1], out.dtype)
+    carry[:] = edge
+    for i in range(len(out) - 1, -1, -1):
+        if kind == STATE:
+            carry[:] = 0
+        for r in range(ptr[first + i], ptr[first + i + 1]):
+            start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
+            if kind == DATA:
+                carry[start:stop] = i
+            elif kind == STATE:
+                carry[start:stop] = 2 if number == FULL else 1
+            elif number >= 0:
+                carry[start:stop] = number
+        np.positive(carry, out[i])
+
+
+@loop
+def _turns(
+    ptr: Ints, runs: Ints, base: int, own: int, begin: Ints, column: Ints, run: Ints
+) -> None:
+    """At which rows of a shrunk table its columns turn from one run to another.
+
+    Blocks sit at the lower ends of their columns. The turns of row p, as met from below, are
+    `column` and `run` from `begin[p]` to `begin[p + 1]`; a run of -1 is the padding above.
+    """
+    columns = len(column) - len(runs)
+    for write in range(2):
+        for j in range(columns):
+            p = own
+            for r in range(ptr[base + j + 1] - 1, ptr[base + j] - 1, -1):
+                if write:
+                    begin[p] -= 1
+                    column[begin[p]] = j
+                    run[begin[p]] = r
+                else:
+                    begin[p] += 1
+                p -= runs[r, 1] - runs[r, 0]
+            if p and write:
+                begin[p] -= 1
+                column[begin[p]] = j
+                run[begin[p]] = -1
+            elif p:
+                begin[p] += 1
+        if not write:
+            for p in range(1, own + 2):
+                begin[p] += begin[p - 1]
+
+
+@loop
+def fill_columns(
+    kind: int,
+    ptr: Ints,
+    runs: Ints,
+    base: int,
+    edge: Ints,
+    own: int,
+    keep: bool,
+    out: Ints,
+) -> None:
+    """Write a table whose lines are columns, with cells for blocks only, at their lower ends.
+
+    Args:
+        kind: `DATA`, `MASK` or `STATE`.
+        ptr: where the runs of each *column* begin.
+        runs: (start, stop, number) of each.
+        base: the line of `ptr` that is the table's first column.
+        edge: what comes after the end of each column.
+        own: rows of the table that are this shard's; those below pad it to other shards' height.
+        keep: padding holds what comes next, else 0.
+        out: [rows, columns].
+    """
+    columns = out.shape[1]
+    begin = np.zeros(own + 2, np.int64)
+    column = np.empty(len(runs) + columns, np.int64)
+    run = np.empty(len(runs) + columns, np.int64)
+    _turns(ptr, runs, base, own, begin, column, run)
+    cells, steps = np.zeros(columns, out.dtype), np.zeros(columns, out.dtype)
+    if keep:
+        cells[:] = edge
+    out[own:] = cells  # below the lowest block there is nothing but the edge
+    for p in range(own - 1, -1, -1):
+        for e in range(begin[p + 1], begin[p + 2]):
+            j, r = column[e], run[e]
+            if r < 0:
+                if not keep or kind == STATE:
+                    cells[j] = 0
+                elif kind == DATA:
+                    cells[j] += steps[j]
+                steps[j] = 0
+                continue
+            if p == own - 1:
+                cells[j] = edge[j]
+            if kind == DATA:
+                cells[j] = runs[r, 1] - 1
+                steps[j] = 1
+            elif kind == STATE:
+                cells[j] = 2 if runs[r, 2] == FULL else 1
+            elif runs[r, 2] >= 0:
+                cells[j] = runs[r, 2]
+        np.positive(cells, out[p])
+        if kind == DATA:
+            cells -= steps
+    if kind != STATE and not keep:  # JAX extends narrow shards with their last entries
+        out[own:] = out[own - 1]

@@ -1,0 +1,366 @@
+"""The loops under `strip_blocks`: which blocks are full and which partial, row by row.
+
+Plain functions over int64 arrays, in the subset of Python that numba compiles (see `jit`).
+Intervals are as in `strip_loops`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.block_bank_loops import NO_BANK, cut
+from maskc.jit import loop
+
+__all__ = ["NO_RUNS", "classify", "find_runs"]
+
+Ints = npt.NDArray[Any]
+
+NO_RUNS = -2
+"""What `find_runs` returns where runs have no room; `NO_BANK` where names have none."""
+
+_Relative = tuple[int, int, int, int, int]
+
+
+@loop
+def _intersect(a: Ints, n: int, b: Ints, m: int, out: Ints) -> int:
+    """Sorted disjoint ranges that two lists have in common."""
+    i, j, k = 0, 0, 0
+    while i < n and j < m:
+        lo, hi = max(a[i, 0], b[j, 0]), min(a[i, 1], b[j, 1])
+        if lo < hi:
+            out[k, 0] = lo
+            out[k, 1] = hi
+            k += 1
+        if a[i, 1] < b[j, 1]:
+            i += 1
+        else:
+            j += 1
+    return k
+
+
+@loop
+def _unite(a: Ints, n: int, b: Ints, m: int, out: Ints) -> int:
+    """Sorted ranges of either list, merged where they meet."""
+    i, j, k = 0, 0, 0
+    while i < n or j < m:
+        if j >= m or (i < n and a[i, 0] <= b[j, 0]):
+            lo, hi = a[i, 0], a[i, 1]
+            i += 1
+        else:
+            lo, hi = b[j, 0], b[j, 1]
+            j += 1
+        if k and lo <= out[k - 1, 1]:
+            out[k - 1, 1] = max(out[k - 1, 1], hi)
+        else:
+            out[k, 0] = lo
+            out[k, 1] = hi
+            k += 1
+    return k
+
+
+@loop
+def _ranges(
+    ends: Ints, first: int, last: int, down: int, height: int, block: int, touched: Ints, full: Ints
+) -> tuple[int, int]:
+    """Block columns that `height` rows of one strip touch, and those that every row fills."""
+    t, f = 0, 0
+    for i in range(first, last):
+        lo, hi = ends[i, 0] + down * ends[i, 2], ends[i, 1] + down * ends[i, 3]
+        lo_end, hi_end = lo + (height - 1) * ends[i, 2], hi + (height - 1) * ends[i, 3]
+        start, stop = lo // block, (hi_end - 1) // block + 1
+        if t and start <= touched[t - 1, 1]:
+            touched[t - 1, 1] = max(touched[t - 1, 1], stop)
+        else:
+            touched[t, 0] = start
+            touched[t, 1] = stop
+            t += 1
+        start, stop = -(-lo_end // block), hi // block
+        if start < stop:
+            full[f, 0] = start
+            full[f, 1] = stop
+            f += 1
+    return t, f
+
+
+@loop
+def classify(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    top: int,
+    bottom: int,
+    block: int,
+    lists: Any,
+) -> tuple[int, int]:
+    """Ranges of touched and of full block columns of rows `top` to `bottom`.
+
+    `lists` is (touched, full, touched_here, full_here, spare), [columns + 1, 2] each; the result
+    is in the first two.
+    """
+    touched, full, touched_here, full_here, spare = lists
+    t, f, s, row = 0, 0, strip, top
+    while row < bottom:
+        stop = min(rows[s + 1], bottom)
+        args_down, height = row - rows[s], stop - row
+        if row == top:
+            t, f = _ranges(ends, ptr[s], ptr[s + 1], args_down, height, block, touched, full)
+        else:
+            th, fh = _ranges(
+                ends, ptr[s], ptr[s + 1], args_down, height, block, touched_here, full_here
+            )
+            n = _unite(touched, t, touched_here, th, spare)
+            touched[:n] = spare[:n]
+            t = n
+            n = _intersect(full, f, full_here, fh, spare)
+            full[:n] = spare[:n]
+            f = n
+        row = stop
+        s += 1
+    return t, f
+
+
+@loop
+def _append(runs: Ints, begin: Any, n: Any, start: int, stop: int, number: int) -> Any:
+    """Append blocks to a row whose runs began at `begin`; how many runs there are then."""
+    if n > begin and runs[n - 1, 1] == start and runs[n - 1, 2] == number:
+        runs[n - 1, 1] = stop
+        return n
+    runs[n, 0] = start
+    runs[n, 1] = stop
+    runs[n, 2] = number
+    return n + 1
+
+
+@loop
+def _place(memo: Ints, relative: _Relative) -> int:
+    """Where an interval relative to a block is remembered, if it is."""
+    lo, hi, lo_slope, hi_slope, height = relative
+    return (5 * lo + 3 * hi + 2 * lo_slope + hi_slope + height) & (len(memo) - 1)
+
+
+@loop
+def _recall(memo: Ints, relative: _Relative) -> int:
+    """The number of the block with this interval alone, -1 if it is not remembered."""
+    at = _place(memo, relative)
+    for k in range(5):
+        if memo[at, k] != relative[k]:
+            return -1
+    return int(memo[at, 5] - 1)
+
+
+@loop
+def _remember(memo: Ints, relative: _Relative, number: int) -> None:
+    at = _place(memo, relative)
+    for k in range(5):
+        memo[at, k] = relative[k]
+    memo[at, 5] = number + 1
+
+
+@loop
+def _one_strip(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    end: int,
+    sizes: tuple[int, int],
+    start: Ints,
+    out_ptr: Ints,
+    runs: Ints,
+    interned: Any,
+    scratch: Any,
+    memo: Ints,
+) -> int:
+    """The runs of all rows of blocks from `start` on that lie in one strip; as `find_runs`.
+
+    What a block holds of a single interval follows from the interval's ends relative to the block,
+    so `memo` gives most numbers without a look at the block: its rows are (lo, hi, lo_slope,
+    hi_slope, height, number + 1).
+    """
+    block_q, block_kv = sizes
+    i, at = start[0], start[2]
+    while i * block_q < end and min((i + 1) * block_q, end) <= rows[strip + 1]:
+        top = i * block_q
+        bottom = min(top + block_q, end)
+        height, down, seen = bottom - top, top - rows[strip], 0
+        begin = out_ptr[at]
+        n = begin
+        for k in range(ptr[strip], ptr[strip + 1]):
+            lo_slope, hi_slope = ends[k, 2], ends[k, 3]
+            lo, hi = ends[k, 0] + down * lo_slope, ends[k, 1] + down * hi_slope
+            lo_end, hi_end = lo + (height - 1) * lo_slope, hi + (height - 1) * hi_slope
+            stop = (hi_end - 1) // block_kv + 1
+            full_start, full_stop = -(-lo_end // block_kv), hi // block_kv
+            if height < block_q:
+                full_stop = full_start
+            shared = stop  # blocks from here on belong to the next interval as well
+            if k + 1 < ptr[strip + 1]:
+                shared = min(stop, (ends[k + 1, 0] + down * ends[k + 1, 2]) // block_kv)
+            j = max(lo // block_kv, seen)
+            while j < stop:
+                if n >= len(runs):
+                    return NO_RUNS
+                if full_start <= j < full_stop:
+                    n = _append(runs, begin, n, j, full_stop, -1)
+                    j = full_stop
+                    continue
+                left = j * block_kv
+                here, there, lo_moves, hi_moves = lo - left, hi - left, lo_slope, hi_slope
+                if lo_end <= left:
+                    here, lo_moves = 0, 0
+                if there >= block_kv:
+                    there, hi_moves = block_kv, 0
+                relative = here, there, lo_moves, hi_moves, height
+                number = -1 if j >= shared else _recall(memo, relative)
+                if number < 0:
+                    number = cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+                    if j < shared:
+                        _remember(memo, relative, number)
+                if number < 0:
+                    return NO_BANK
+                n = _append(runs, begin, n, j, j + 1, number)
+                j += 1
+            seen = max(seen, stop)
+        i += 1
+        at += 1
+        out_ptr[at] = n
+        start[0] = i
+        start[2] = at
+    return 0
+
+
+@loop
+def _some_strips(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    strip: int,
+    top: int,
+    bottom: int,
+    sizes: tuple[int, int],
+    begin: Any,
+    runs: Ints,
+    interned: Any,
+    scratch: Any,
+    lists: Any,
+) -> Any:
+    """The runs of any row of blocks, written from `begin` on.
+
+    Returns:
+        How many runs there are then, or `NO_RUNS` or `NO_BANK`.
+    """
+    block_q, block_kv = sizes
+    t, f = classify(rows, ptr, ends, strip, top, bottom, block_kv, lists)
+    touched, full = lists[0], lists[1]
+    if bottom - top < block_q:
+        f = 0
+    n, k = begin, 0
+    for r in range(t):
+        j = touched[r, 0]
+        while j < touched[r, 1]:
+            while k < f and full[k, 1] <= j:
+                k += 1
+            if n >= len(runs):
+                return NO_RUNS
+            if k < f and full[k, 0] <= j:
+                n = _append(runs, begin, n, j, full[k, 1], -1)
+                j = full[k, 1]
+                continue
+            number = cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+            if number < 0:
+                return NO_BANK
+            n = _append(runs, begin, n, j, j + 1, number)
+            j += 1
+    return n
+
+
+@loop
+def find_runs(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    block_q: int,
+    block_kv: int,
+    kv_len: int,
+    start: Ints,
+    out_ptr: Ints,
+    runs: Ints,
+    table: Ints,
+    pool: Ints,
+    pool_ptr: Ints,
+    count: Ints,
+) -> Any:
+    """The runs of every row of blocks from `start` on; `NO_RUNS` or `NO_BANK` if there is no room.
+
+    A row that found no room is found again when there is more: equal blocks get equal numbers.
+
+    Args:
+        rows: first row of each strip, and the end.
+        ptr: where each strip's intervals begin.
+        ends: the intervals.
+        block_q: queries per block.
+        block_kv: keys per block.
+        kv_len: number of keys.
+        start: (next row of blocks, its strip, place in `out_ptr`); updated.
+        out_ptr: where each row's runs begin, as in `MaskBlocks.ptr`; filled from `start[2]` on.
+        runs: as in `MaskBlocks.runs`; filled from `out_ptr[start[2]]` on.
+        table: of `_intern`, as are the rest.
+        pool: descriptions of the distinct partial blocks.
+        pool_ptr: where each begins.
+        count: how many there are.
+    """
+    end = rows[len(rows) - 1]
+    nq = -(-end // block_q)
+    widest = 1
+    for s in range(len(ptr) - 1):
+        widest = max(widest, ptr[s + 1] - ptr[s])
+    columns = -(-kv_len // block_kv) + widest + 1
+    lists = (
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+        np.empty((columns, 2), np.int64),
+    )
+    most = min(widest, block_kv // 2 + 1)  # intervals of a row of a block
+    intervals = (block_q + 1) * (most + 1)
+    crop = (
+        np.empty((most + 2, 4), np.int64),
+        np.empty(3, np.int64),
+        np.empty((most + 2, 4), np.int64),
+        np.empty(2, np.int64),
+        np.empty(block_q + 1, np.int64),
+        np.empty(block_q + 1, np.int64),
+        np.empty((intervals, 4), np.int64),
+    )
+    scratch = crop, np.empty(2 * block_q + 2 + 4 * intervals, np.int64)
+    interned = table, pool, pool_ptr, count
+    sizes = block_q, block_kv
+    memo = np.zeros((64, 6), np.int64)
+    while start[0] < nq:
+        top, s = start[0] * block_q, start[1]
+        bottom = min(top + block_q, end)
+        while rows[s + 1] <= top:
+            s += 1
+        start[1] = s
+        if rows[s + 1] >= bottom:
+            lack = _one_strip(
+                rows, ptr, ends, s, end, sizes, start, out_ptr, runs, interned, scratch, memo
+            )
+            if lack < 0:
+                return lack
+            continue
+        at = start[2]
+        n = _some_strips(
+            rows, ptr, ends, s, top, bottom, sizes, out_ptr[at], runs, interned, scratch, lists
+        )
+        if n < 0:
+            return n
+        out_ptr[at + 1] = n
+        start[0] += 1
+        start[2] += 1
+    return 0

@@ -1,0 +1,94 @@
+"""Strip form -> blocks: which are full, which partial, and each distinct partial one drawn once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc import block_bank_loops, strip_block_loops
+from maskc.block_runs import MaskBlocks
+from maskc.jit import compiled, loops_for
+from maskc.memory import empty
+from maskc.strips import Strips
+
+__all__ = ["find_blocks"]
+
+Ints = npt.NDArray[np.int64]
+
+_SHARED = 1 << 22  # bytes of drawn blocks from which a second core repays
+
+
+def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlocks:
+    """The blocks of masks of the same lengths, one after the other, with one bank of partial ones.
+
+    A block's content is named by the strip form of the block itself, so equal blocks are found
+    equal before any of them is drawn, and each is drawn once.
+    """
+    nq = -(-masks[0].q_len // block_q)
+    strips = sum(len(mask.rows.array) for mask in masks)
+    loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
+    bank = block_bank_loops if loops is strip_block_loops else compiled(block_bank_loops)
+    ptr, runs = np.zeros(nq * len(masks) + 1, np.int64), np.empty((4 * (nq + strips), 3), np.int32)
+    pool, pool_ptr = np.empty(1024, np.int64), np.zeros(64, np.int64)
+    table, count = np.full(128, -1, np.int64), np.zeros(1, np.int64)
+    for number, mask in enumerate(masks):
+        start = np.array([0, 0, number * nq])
+        while lack := loops.find_runs(
+            *mask.arrays, block_q, block_kv, mask.kv_len, start,
+            ptr, runs, table, pool, pool_ptr, count,
+        ):  # fmt: skip
+            if lack == strip_block_loops.NO_RUNS:
+                runs = np.concatenate([runs, np.empty_like(runs)])
+                continue
+            pool, pool_ptr = (np.concatenate([a, np.empty_like(a)]) for a in (pool, pool_ptr))
+            table = np.full(2 * len(table), -1, np.int64)
+            bank.rehash(pool, pool_ptr, int(count[0]), table)
+    bits = _drawn(bank, pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
+    return MaskBlocks(ptr, runs[: ptr[-1]], bits)
+
+
+def _drawn(
+    bank: Any, pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
+) -> npt.NDArray[np.uint8]:
+    """The bits of all descriptions; on two cores where that repays starting a thread."""
+    count = len(pool_ptr) - 1
+    if bank is block_bank_loops:
+        return _drawn_by_strips(pool, pool_ptr, block_q, block_kv)
+    out = empty((count, block_q, -(-block_kv // 8)), np.uint8)
+    if out.nbytes < _SHARED:
+        bank.paint(pool, pool_ptr, 0, count, block_q, out)
+        return out
+    with ThreadPoolExecutor(2) as pair:
+        halves = [
+            pair.submit(bank.paint, pool, pool_ptr, first, last, block_q, out)
+            for first, last in ((0, count // 2), (count // 2, count))
+        ]
+    for half in halves:
+        half.result()
+    return out
+
+
+def _drawn_by_strips(
+    pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
+) -> npt.NDArray[np.uint8]:
+    """`paint` for a few blocks: numpy draws a strip at a time where plain loops draw a row."""
+    out = np.zeros((len(pool_ptr) - 1, block_q, -(-block_kv // 8)), np.uint8)
+    kv = np.arange(block_kv)
+    for number, (first, end) in enumerate(itertools.pairwise(pool_ptr.tolist())):
+        at = first
+        while at < end:
+            top, n = pool[at : at + 2].tolist()
+            following = at + 2 + 4 * n
+            bottom = int(pool[following]) if following < end else block_q
+            down = np.arange(bottom - top)[:, None]
+            inside = np.zeros((bottom - top, block_kv), np.bool_)
+            for lo, hi, lo_slope, hi_slope in pool[at + 2 : following].reshape(n, 4).tolist():
+                inside |= (lo + down * lo_slope <= kv) & (kv < hi + down * hi_slope)
+            out[number, top:bottom] = np.packbits(inside, axis=1, bitorder="little")
+            at = following
+    return out
