@@ -283,11 +283,12 @@ def _check_layout(image: npt.NDArray[np.uint8], end: int, sections: list[Section
     names = [section.name for section in sections]
     if sorted(set(names)) != names:
         raise PlanCorruptError("the sections are not in name order")
+    content = image.data
     for section in sections:
         start = _aligned(end)
         if section.offset != start or not 0 <= section.nbytes <= len(image) - start:
             raise PlanCorruptError(f"{section.place}: does not lie where sections must")
-        if image[end:start].any():
+        if any(content[end:start]):
             raise PlanCorruptError(f"bytes {end} to {start - 1} are not zero")
         end = section.stop
     if end != len(image):
