@@ -21,7 +21,7 @@ from maskc_cache.errors import StoreError
 from maskc_cache.plan import Plan, SplashTables
 
 if TYPE_CHECKING:
-    from maskc_cache.store import Store
+    from maskc_cache.tiers import Tier
 
 __all__ = ["compile_cached", "compile_mask", "compile_request"]
 
@@ -103,7 +103,7 @@ def _advance(progress: Progress, before: int, total: int, done: int, _total: int
 
 def compile_cached(
     request: CompileRequest,
-    store: Store,
+    store: Tier,
     *,
     progress: Progress = lambda _done, _total: None,
     warn: Callable[[str], None] = warnings.warn,
@@ -115,7 +115,7 @@ def compile_cached(
 
     Args:
         request: what to compile.
-        store: where to look and to publish.
+        store: where to look and to publish: a `Store`, or `Tiers` of several.
         progress: as for `compile_request`.
         warn: told about a store that cannot be used; `warnings.warn` by default.
         force: compile even if the store has the plan.

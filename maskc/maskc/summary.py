@@ -9,7 +9,7 @@ import numpy as np
 
 from maskc_cache.plan import MAX_INTERVALS, BlockLists, Direction, Plan
 
-__all__ = ["DirectionSummary", "PlanSummary", "render", "summarize"]
+__all__ = ["DirectionSummary", "PlanSummary", "count_bytes", "render", "summarize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +135,14 @@ def render(columns: Sequence[tuple[str, PlanSummary, dict[str, str]]]) -> str:
     Args:
         columns: for each plan its name, its summary, and further rows such as the time taken.
     """
-    from tabulate import tabulate  # a slow import that --json does not need
-
     table = [_column(name, summary, extra) for name, summary, extra in columns]
     labels = list(dict.fromkeys(label for column in table for label in column))
-    rows = [[label, *(column.get(label, "-") for column in table)] for label in labels]
-    return tabulate(rows[1:], headers=rows[0], tablefmt="simple", disable_numparse=True)
+    cells = [labels] + [[column.get(label, "-") for label in labels] for column in table]
+    widths = [max(map(len, column)) for column in cells]
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])  # under the names
+    padded = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(padded)
 
 
 def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str, str]:
@@ -159,8 +161,8 @@ def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str,
             f"{direction} partial": f"{part.partial:.2%}",
             f"{direction} full": f"{part.full:.2%}",
             f"{direction} stored": f"{part.unique_partial:,} unique partial, "
-            f"{_bytes(part.partial_bytes)}",
-            f"{direction} lists": _bytes(part.list_bytes),
+            f"{count_bytes(part.partial_bytes)}",
+            f"{direction} lists": count_bytes(part.list_bytes),
         }
     for table, text in summary.tables.items():
         if table.startswith("splash_"):
@@ -170,10 +172,10 @@ def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str,
     ):
         reason = f"none: a {row} has {most:,} intervals, more than {MAX_INTERVALS}"
         column[f"row_bounds.{side}"] = summary.tables.get(f"row_bounds.{side}", reason)
-    return column | {"all tables": _bytes(summary.table_bytes)} | extra | {"key": summary.key}
+    return column | {"all tables": count_bytes(summary.table_bytes)} | extra | {"key": summary.key}
 
 
-def _bytes(count: int) -> str:
+def count_bytes(count: int) -> str:
     """A byte count for people, in powers of 1,000."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
