@@ -269,13 +269,10 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
     total = len(row) * len(joined) + int(widths.sum()) * len(parts)
     if total > PER_ROW * outer.q_len * q:
         return None
-    column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
-    place = (np.repeat(row, widths) * strips)[:, None] + strip[~whole]
-    split = np.tile(parts, (len(column), 1))
-    split[:, :2] += np.repeat(column * kv, len(parts))[:, None]
+    place, split = _tiled(row, spans, strip[~whole], parts, strips, kv)
     merged = np.zeros((len(row) * len(joined), 4), np.int64)
     merged[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
-    places = np.concatenate([place.ravel(), ((row * strips)[:, None] + joined).ravel()])
+    places = np.concatenate([place, ((row * strips)[:, None] + joined).ravel()])
     pieces = np.concatenate([split, merged])
     order = np.lexsort((pieces[:, 0], places))
     counts = np.bincount(places, minlength=outer.q_len * strips)
@@ -286,6 +283,20 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
         np.append(0, np.cumsum(counts)),
         pieces[order],
     )
+
+
+def _tiled(
+    row: Ints, spans: Ints, strip: Ints, parts: Ints, strips: int, kv: int
+) -> tuple[Ints, Ints]:
+    """One tile's intervals in each tile of outer intervals, and the strips that they are in."""
+    if not len(parts):  # nothing to put into tiles, which may be very many
+        return np.zeros(0, np.int64), parts
+    widths = spans[:, 1] - spans[:, 0]
+    column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
+    place = (np.repeat(row, widths) * strips)[:, None] + strip
+    split = np.tile(parts, (len(column), 1))
+    split[:, :2] += np.repeat(column * kv, len(parts))[:, None]
+    return place.ravel(), split
 
 
 def _row_intervals(mask: Strips) -> tuple[Ints, Ints]:
