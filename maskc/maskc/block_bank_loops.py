@@ -187,34 +187,41 @@ def cut(
 
 
 @loop
+def _ones(count: Any) -> Any:
+    """A word whose lowest `count` bits are set; none below 0, all beyond 64."""
+    if count <= 0:
+        return np.uint64(0)
+    if count >= 64:
+        return ~np.uint64(0)
+    return (np.uint64(1) << np.uint64(count)) - np.uint64(1)
+
+
+@loop
 def paint(
-    pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, out: npt.NDArray[np.uint8]
+    pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, out: npt.NDArray[np.uint64]
 ) -> None:
-    """Descriptions `first` to `last` -> bits [count, block_q, bytes], least significant first."""
+    """Descriptions `first` to `last` -> bits [count, block_q, words], least significant first.
+
+    Word by word rather than from end to end: numba makes vector instructions of it.
+    """
+    words = out.shape[2]
     for number in range(first, last):
-        out[number] = 0
         at, end = pool_ptr[number], pool_ptr[number + 1]
         while at < end:
             top, n = pool[at], pool[at + 1]
             following = at + 2 + 4 * n
             bottom = pool[following] if following < end else block_q
-            for row in range(top, bottom):
-                for i in range(n):
-                    base = at + 2 + 4 * i
+            if n == 0:
+                out[number, top:bottom] = 0
+            for i in range(n):
+                base = at + 2 + 4 * i
+                for row in range(top, bottom):
                     lo = pool[base] + (row - top) * pool[base + 2]
                     hi = pool[base + 1] + (row - top) * pool[base + 3]
-                    _fill(out[number, row], lo, hi)
+                    for w in range(words):
+                        bits = _ones(hi - 64 * w) & ~_ones(lo - 64 * w)
+                        if i == 0:
+                            out[number, row, w] = bits
+                        else:
+                            out[number, row, w] |= bits
             at = following
-
-
-@loop
-def _fill(line: npt.NDArray[np.uint8], lo: Any, hi: Any) -> None:
-    """Set the bits lo to hi - 1."""
-    first, last = lo >> 3, (hi - 1) >> 3
-    head, tail = (255 << (lo & 7)) & 255, 255 >> (7 - ((hi - 1) & 7))
-    if first == last:
-        line[first] |= head & tail
-        return
-    line[first] |= head
-    line[first + 1 : last] = 255
-    line[last] |= tail

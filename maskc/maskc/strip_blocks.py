@@ -59,18 +59,20 @@ def _drawn(
     count = len(pool_ptr) - 1
     if bank is block_bank_loops:
         return _drawn_by_strips(pool, pool_ptr, block_q, block_kv)
-    out = empty((count, block_q, -(-block_kv // 8)), np.uint8)
-    if out.nbytes < _SHARED:
-        bank.paint(pool, pool_ptr, 0, count, block_q, out)
-        return out
-    with ThreadPoolExecutor(2) as pair:
-        halves = [
-            pair.submit(bank.paint, pool, pool_ptr, first, last, block_q, out)
-            for first, last in ((0, count // 2), (count // 2, count))
-        ]
-    for half in halves:
-        half.result()
-    return out
+    words = empty((count, block_q, -(-block_kv // 64)), np.uint64)
+    if words.nbytes < _SHARED:
+        bank.paint(pool, pool_ptr, 0, count, block_q, words)
+    else:
+        with ThreadPoolExecutor(2) as pair:
+            halves = [
+                pair.submit(bank.paint, pool, pool_ptr, first, last, block_q, words)
+                for first, last in ((0, count // 2), (count // 2, count))
+            ]
+        for half in halves:
+            half.result()
+    return np.ascontiguousarray(
+        words.astype("<u8", copy=False).view(np.uint8)[:, :, : -(-block_kv // 8)]
+    )
 
 
 def _drawn_by_strips(
