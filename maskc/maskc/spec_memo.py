@@ -97,7 +97,7 @@ def _code() -> bytes:
 
 def _sources() -> Iterator[Path]:
     for package in (Path(__file__).parent, Path(maskc_cache.__file__).parent):
-        yield from package.glob("*.py")
+        yield from package.rglob("*.py")
     for reader in _READERS:
         if (found := importlib.util.find_spec(reader)) and found.origin:
             yield Path(found.origin)  # where the reader's version stands

@@ -73,7 +73,8 @@ def test_the_code_is_all_that_specs_are_read_with():
     names = {path.name for path in spec_memo._sources()}
     assert {"spec.py", "canonical.py", "request.py", "mask_spec.py", "located.py"} <= names
     assert {"plan.py", "header.py"} <= names
-    assert len([path for path in spec_memo._sources() if path.name == "__init__.py"]) == 4
+    packages = {path.parent.name for path in spec_memo._sources() if path.name == "__init__.py"}
+    assert packages >= {"maskc", "maskc_cache", "yaml", "msgspec"}
 
 
 def test_a_spec_that_changed_while_it_was_read_is_not_remembered(store, tmp_path):
