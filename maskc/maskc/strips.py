@@ -293,14 +293,16 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
     merged[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
     places = np.concatenate([place, ((row * strips)[:, None] + joined).ravel()])
     pieces = np.concatenate([split, merged])
-    order = np.lexsort((pieces[:, 0], places))
+    del place, split, merged  # large, as what follows is
+    order = np.argsort(places * (outer.kv_len * kv) + pieces[:, 0], kind="stable")  # two runs
+    pieces = pieces[order]
     counts = np.bincount(places, minlength=outer.q_len * strips)
     heads = (np.arange(outer.q_len) * q)[:, None] + rows[:-1]
     return _settled(
         outer.kv_len * kv,
         np.append(heads.ravel(), outer.q_len * q),
         np.append(0, np.cumsum(counts)),
-        pieces[order],
+        pieces,
     )
 
 
