@@ -1,0 +1,115 @@
+"""Splash masks -> maskc expressions: in closed form if the class is known, else from the elements.
+
+A mask that somebody else wrote is read once, some rows at a time: as intervals of keys if its rows
+have few, which take no more room than the mask has edges, else as one bit per element.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc import checks, expr
+from maskc.arrays import FrozenArray, PackedMask
+from maskc.splash.computable import StockFunction, _ComputableMask
+from maskc.splash.masks import (
+    ExpressionMask,
+    FullMask,
+    LogicalAnd,
+    LogicalNot,
+    LogicalOr,
+    LogicalXor,
+    Mask,
+    MultiHeadMask,
+    NumpyMask,
+)
+from maskc.strips import PER_ROW, normal
+
+__all__ = ["expression_of"]
+
+_CELLS = 1 << 23  # elements read at a time
+_READ = 4  # masks of others that are remembered: a kernel asks for forward, dq and dkv
+
+_KNOWN: dict[type[Mask], Callable[[Any], expr.Mask]] = {
+    FullMask: lambda _: expr.Full(),
+    NumpyMask: lambda mask: expr.Dense(mask.array),
+    ExpressionMask: lambda mask: mask.mask,
+    LogicalNot: lambda mask: ~expression_of(mask.mask),
+    LogicalAnd: lambda mask: expression_of(mask.left) & expression_of(mask.right),
+    LogicalOr: lambda mask: expression_of(mask.left) | expression_of(mask.right),
+    LogicalXor: lambda mask: expression_of(mask.left) ^ expression_of(mask.right),
+    MultiHeadMask: lambda mask: expr.MultiHead([expression_of(head) for head in mask.masks]),
+}
+
+
+def expression_of(mask: Any) -> expr.Mask:
+    """A splash mask, ours or JAX's or a user's, in maskc's language.
+
+    Args:
+        mask: has a `shape` of `(q_len, kv_len)` and gives elements for two slices.
+
+    Raises:
+        ValueError: its elements are not of its shape, or its `q_sequence` is not of its length.
+    """
+    if type(mask) in _KNOWN:  # a subclass may index otherwise
+        return _KNOWN[type(mask)](mask)
+    if (
+        isinstance(mask, _ComputableMask)
+        and isinstance(mask.mask_function, StockFunction)
+        and type(mask).__getitem__ is _ComputableMask.__getitem__
+    ):
+        return _at_positions(mask.mask_function, mask.q_sequence, mask.shape[1])
+    return _read(mask)
+
+
+def _at_positions(function: StockFunction, positions: Any, kv_len: int) -> expr.Mask:
+    """A function's mask, with the queries where `q_sequence` says."""
+    positions = np.asarray(positions)
+    if np.array_equal(positions, np.arange(len(positions))):
+        return function.expression(0)
+    origin = min(int(positions.min(initial=0)), 0)
+    return expr.Remap(
+        function.expression(origin), positions - origin, np.arange(kv_len), kv_len=kv_len
+    )
+
+
+@functools.lru_cache(maxsize=_READ)
+def _read(mask: Any) -> expr.Mask:
+    q_len, kv_len = mask.shape
+    counts, ends = [np.zeros(1, np.int64)], []
+    for rows in _rows(mask):
+        edges = np.diff(np.pad(rows.view(np.int8), ((0, 0), (1, 1))), axis=1)
+        counts.append((edges == 1).sum(axis=1))
+        ends.append(np.stack([np.nonzero(edges == 1)[1], np.nonzero(edges == -1)[1]], axis=1))
+        if sum(map(len, ends)) > PER_ROW * q_len:
+            return _as_bits(mask)
+    ptr = np.concatenate(counts).cumsum()
+    lines = np.pad(np.concatenate(ends), ((0, 0), (0, 2)))
+    return normal(kv_len, np.arange(q_len + 1), ptr, lines)
+
+
+def _as_bits(mask: Any) -> expr.Mask:
+    bits = [np.packbits(rows, axis=1, bitorder="little") for rows in _rows(mask)]
+    packed = PackedMask.__new__(PackedMask)  # never the bools of all elements at once
+    packed.shape, packed.bits = tuple(mask.shape), FrozenArray.adopt(np.concatenate(bits))
+    return expr.Dense(packed)
+
+
+def _rows(mask: Any) -> Iterator[npt.NDArray[np.bool_]]:
+    """The elements, some rows at a time."""
+    q_len, kv_len = mask.shape
+    step = max(1, _CELLS // max(kv_len, 1))
+    for top in range(0, q_len, step):
+        bottom = min(top + step, q_len)
+        rows = np.asarray(mask[slice(top, bottom), slice(0, kv_len)])
+        if rows.shape != (bottom - top, kv_len):
+            raise checks.fail(
+                f"{type(mask).__name__}[{top}:{bottom}, 0:{kv_len}]",
+                f"an array of shape {(bottom - top, kv_len)}",
+                rows,
+            )
+        yield np.ascontiguousarray(rows, np.bool_)
