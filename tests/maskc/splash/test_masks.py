@@ -99,7 +99,7 @@ def test_indices_mean_what_they_mean_in_numpy(mask, idx):
     ("idx", "error"),
     [
         (np.s_[::2, :], AssertionError),
-        (np.s_[::2, :], IndexError),
+        (np.s_[::2, :], splash.MaskIndexError),
         (np.s_[0:7, :], AssertionError),
         (np.s_[:, 9:], IndexError),
         (np.s_[-7:, :], AssertionError),
@@ -137,6 +137,13 @@ def test_operators_take_masks_arrays_and_expressions(apply, expected, right):
     np.testing.assert_array_equal(apply(left, right.expression)[:, :], expected(a, b))
     np.testing.assert_array_equal(apply(right.expression, left)[:, :], expected(b, a))
     np.testing.assert_array_equal((~right)[:, :], ~b)
+
+
+def test_operators_are_classes():
+    a, b = MASKS[1:3]
+    assert (a & b, a | b) == (splash.LogicalAnd(a, b), splash.LogicalOr(a, b))
+    assert (a ^ b, ~a) == (splash.LogicalXor(a, b), splash.LogicalNot(a))
+    assert a - b == splash.LogicalAnd(a, splash.LogicalNot(b))
 
 
 @pytest.mark.parametrize("other", [3, "causal", MultiHead([Causal()])])
