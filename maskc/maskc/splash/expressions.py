@@ -32,38 +32,44 @@ from maskc.strips import PER_ROW, normal
 __all__ = ["expression_of"]
 
 _CELLS = 1 << 23  # elements read at a time
-_READ = 4  # masks of others that are remembered: a kernel asks for forward, dq and dkv
 
-_KNOWN: dict[type[Mask], Callable[[Any], expr.Mask]] = {
-    FullMask: lambda _: expr.Full(),
-    NumpyMask: lambda mask: expr.Dense(mask.array),
-    ExpressionMask: lambda mask: mask.mask,
-    LogicalNot: lambda mask: ~expression_of(mask.mask),
-    LogicalAnd: lambda mask: expression_of(mask.left) & expression_of(mask.right),
-    LogicalOr: lambda mask: expression_of(mask.left) | expression_of(mask.right),
-    LogicalXor: lambda mask: expression_of(mask.left) ^ expression_of(mask.right),
-    MultiHeadMask: lambda mask: expr.MultiHead([expression_of(head) for head in mask.masks]),
+_Read = Callable[[Any], expr.Mask]
+_KNOWN: dict[type[Mask], Callable[[Any, _Read], expr.Mask]] = {
+    FullMask: lambda _, __: expr.Full(),
+    NumpyMask: lambda mask, _: expr.Dense(mask.array),
+    ExpressionMask: lambda mask, _: mask.mask,
+    LogicalNot: lambda mask, read: ~_expression(mask.mask, read),
+    LogicalAnd: lambda mask, read: _expression(mask.left, read) & _expression(mask.right, read),
+    LogicalOr: lambda mask, read: _expression(mask.left, read) | _expression(mask.right, read),
+    LogicalXor: lambda mask, read: _expression(mask.left, read) ^ _expression(mask.right, read),
+    MultiHeadMask: lambda mask, read: expr.MultiHead([_expression(m, read) for m in mask.masks]),
 }
 
 
-def expression_of(mask: Any) -> expr.Mask:
+def expression_of(mask: Any, *, remember: bool = False) -> expr.Mask:
     """A splash mask, ours or JAX's or a user's, in maskc's language.
 
     Args:
         mask: has a `shape` of `(q_len, kv_len)` and gives elements for two slices.
+        remember: whether a mask of somebody else's that equals one of the last few is not read
+            again, as JAX does: a kernel's forward, dq and dkv tables ask for it, for every layer.
 
     Raises:
         ValueError: its elements are not of its shape, or its `q_sequence` is not of its length.
     """
+    return _expression(mask, _read_once if remember else _read)
+
+
+def _expression(mask: Any, read: _Read) -> expr.Mask:
     if type(mask) in _KNOWN:  # a subclass may index otherwise
-        return _KNOWN[type(mask)](mask)
+        return _KNOWN[type(mask)](mask, read)
     if (
         isinstance(mask, _ComputableMask)
         and isinstance(mask.mask_function, StockFunction)
         and type(mask).__getitem__ is _ComputableMask.__getitem__
     ):
         return _at_positions(mask.mask_function, mask.q_sequence, mask.shape[1])
-    return _read(mask)
+    return read(mask)
 
 
 def _at_positions(function: StockFunction, positions: Any, kv_len: int) -> expr.Mask:
@@ -77,7 +83,6 @@ def _at_positions(function: StockFunction, positions: Any, kv_len: int) -> expr.
     )
 
 
-@functools.lru_cache(maxsize=_READ)
 def _read(mask: Any) -> expr.Mask:
     q_len, kv_len = mask.shape
     counts, ends = [np.zeros(1, np.int64)], []
@@ -90,6 +95,9 @@ def _read(mask: Any) -> expr.Mask:
     ptr = np.concatenate(counts).cumsum()
     lines = np.pad(np.concatenate(ends), ((0, 0), (0, 2)))
     return normal(kv_len, np.arange(q_len + 1), ptr, lines)
+
+
+_read_once = functools.lru_cache(maxsize=4)(_read)
 
 
 def _as_bits(mask: Any) -> expr.Mask:

@@ -93,7 +93,7 @@ def _process(
     number = {key: numbers.setdefault(one, len(numbers)) for key, one in by_object.items()}
     head_mask = np.array([number[id(one)] for one in mask.masks], np.int32)
     # masks are unique by description, as in JAX; by meaning fewer of them could be left
-    forms = [canonical(expression_of(one), grid.q_len, grid.kv_len) for one in numbers]
+    forms = [canonical(expression_of(m, remember=True), grid.q_len, grid.kv_len) for m in numbers]
     blocks = lower(forms, grid)
     columns = turned(blocks, len(forms), grid.nk)
     tables = splash_tables(blocks, columns, grid, head_mask, layout, direction)

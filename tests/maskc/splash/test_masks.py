@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from splash_twins import jax_masks, subclass, twins
+from splash_twins import jax_masks, twins
 
 from maskc import (
     Causal,
@@ -18,7 +18,6 @@ from maskc import (
     MultiHead,
     Prefix,
     Segments,
-    compile_mask,
     splash,
 )
 
@@ -55,13 +54,6 @@ def test_elements_are_those_of_jax(data, shape):
     idx = data.draw(st.tuples(*map(slices, shape)) | st.just(whole))
     np.testing.assert_array_equal(ours[idx], theirs[idx])
     assert ours[idx].dtype == np.bool_
-
-
-@given(st.data(), sizes)
-def test_the_expression_is_the_same_mask(data, shape):
-    mask = data.draw(twins(shape))(splash)
-    plan = compile_mask(mask.expression, q_len=shape[0], kv_len=shape[1], block_q=4, block_kv=3)
-    np.testing.assert_array_equal(plan.to_dense(), mask[0 : shape[0], 0 : shape[1]])
 
 
 @given(st.data(), sizes)
@@ -275,30 +267,7 @@ def test_masks_that_differ_have_hashes_that_differ():
     assert len({hash(mask) for mask in [*masks, permuted]}) == len(masks) + 1
 
 
-def test_a_shape_may_be_a_list_and_a_window_too():
-    assert splash.CausalMask([6, 8], np.int64(2)) == MASKS[1]
-    one, two = splash.LocalMask([6, 8], [1, 2]), splash.LocalMask((6, 8), (1, 2), 0)
-    assert one == two
-    assert hash(one) == hash(two)
-
-
 # --- what JAX's masks lack ----------------------------------------------------------------------
-
-
-def test_windows_and_chunks_have_more_forms():
-    q, kv = np.arange(6)[:, None], np.arange(8)[None, :]
-    np.testing.assert_array_equal(splash.LocalMask(SHAPE, 2)[:, :], abs(q - kv) <= 2)
-    assert splash.LocalMask(SHAPE, None)[:, :].all()
-    shifted = splash.ChunkedCausalMask(SHAPE, 3, offset=1)[:, :]
-    np.testing.assert_array_equal(shifted, ((q - 1) // 3 == (kv - 1) // 3) & (q >= kv))
-
-
-@given(st.integers(1, 9), st.integers(-12, 12), st.permutations(range(-2, 5)))
-def test_a_chunk_s_offset_holds_for_any_order_of_queries(chunk, offset, order):
-    mask = splash.ChunkedCausalMask((7, 9), chunk, offset=offset)
-    mask.q_sequence = np.array(order)
-    plan = compile_mask(mask.expression, q_len=7, kv_len=9)
-    np.testing.assert_array_equal(plan.to_dense(), mask[:, :])
 
 
 def test_composites_stay_lazy():
@@ -351,68 +320,6 @@ def test_an_expression_is_drawn_only_where_it_is_asked_for():
     mask = splash.ExpressionMask((1 << 30, 1 << 30), Causal())
     last = (1 << 30) - 1
     assert mask[last - 1 :, last - 1 :].tolist() == [[True, False], [True, True]]
-
-
-def test_a_subclass_of_a_known_class_is_read_as_it_says():
-    class Flipped(splash.NumpyMask):
-        def __getitem__(self, idx):
-            return ~self.array[idx]
-
-    mask = Flipped(DENSE)
-    plan = compile_mask(mask.expression, q_len=6, kv_len=8)
-    np.testing.assert_array_equal(plan.to_dense(), ~DENSE)
-
-
-def test_a_mask_function_that_was_replaced_is_used():
-    mask = splash.CausalMask(SHAPE)
-    mask.mask_function = lambda q, kv: q == kv
-    plan = compile_mask(mask.expression, q_len=6, kv_len=8)
-    np.testing.assert_array_equal(plan.to_dense(), np.eye(6, 8, dtype=bool))
-
-
-def test_masks_of_jax_are_read_too():
-    from maskc.splash.expressions import expression_of
-
-    mask = jax_masks.CausalMask((64, 64), 3) & subclass(jax_masks)((64, 64), 2)
-    plan = compile_mask(expression_of(mask), q_len=64)
-    np.testing.assert_array_equal(plan.to_dense(), mask[0:64, 0:64])
-
-
-def test_elements_of_a_wrong_shape_are_refused():
-    mask = subclass(splash)((6, 8), 2)
-    mask.q_sequence = mask.q_sequence[:-1]
-    with pytest.raises(ValueError, match=r"Diagonals\[0:6, 0:8\]: expected an array of shape"):
-        _ = mask.expression
-
-
-# --- builders -----------------------------------------------------------------------------------
-
-
-@given(sizes, st.integers(-9, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_builders_are_those_of_jax(shape, offset, chunk, seed, sparsity):
-    ours, theirs = splash, jax_masks
-    window = (None if chunk % 2 else offset, chunk)
-    state = _global_state()
-    for a, b in (
-        (ours.make_causal_mask(shape, offset), theirs.make_causal_mask(shape, offset)),
-        (
-            ours.make_local_attention_mask(shape, window, offset=offset),
-            theirs.make_local_attention_mask(shape, window, offset=offset),
-        ),
-        (
-            ours.make_chunk_attention_mask(shape, chunk),
-            theirs.make_chunk_attention_mask(shape, chunk),
-        ),
-    ):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-    random = ours.make_random_mask(shape, sparsity, seed)
-    assert _global_state() == state
-    np.testing.assert_array_equal(random, theirs.make_random_mask(shape, sparsity, seed))
-
-
-def _global_state():
-    return np.random.get_state()[1].tolist()  # noqa: NPY002  # the state that is to be left alone
 
 
 def test_jax_is_not_imported():
