@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskc import packed
+from maskc import checks, packed
 from maskc.block_runs import turned
 from maskc.blocking import BlockGrid
 from maskc.canonical import canonical
@@ -15,11 +15,13 @@ from maskc.emit import SplashLayout, splash_tables
 from maskc.lower import lower
 from maskc.splash.expressions import expression_of
 from maskc.splash.masks import Logical, MaskFunction, MultiHeadMask
-from maskc_cache.plan import SplashMaskInfo
+from maskc_cache.plan import SplashMaskInfo, SplashTables, smallest_dtype
 
 __all__ = ["MaskInfo", "process_mask", "process_mask_dkv"]
 
 MaskInfo = SplashMaskInfo
+_Ints = npt.NDArray[np.signedinteger[Any]]
+Shrink = bool | Literal["heads"]
 
 
 def process_mask(
@@ -29,7 +31,7 @@ def process_mask(
     downcast_smem_data: bool = True,
     head_shards: int = 1,
     q_seq_shards: int = 1,
-    shrink_grid: bool = True,
+    shrink_grid: Shrink = True,
     computable: bool | None = None,
     partial_mask_blocks_dtype: npt.DTypeLike = np.bool_,
 ) -> tuple[MaskInfo, MaskFunction | None]:
@@ -41,7 +43,9 @@ def process_mask(
         downcast_smem_data: the smallest integer dtype for each small table.
         head_shards: over how many devices the heads are split.
         q_seq_shards: over how many devices the queries are split.
-        shrink_grid: drop empty blocks, where all heads have one mask.
+        shrink_grid: drop empty blocks, where all heads have one mask; "heads" does so too where
+            they differ, each head's own, to the width of the widest. That makes the whole grid
+            first.
         computable: whether a mask is recomputed by the kernel instead of loaded. None is as JAX
             has it: leaves are, operators are not. True is operators too, of operands that are;
             False is no mask at all, as FJFormer has it for windows.
@@ -55,8 +59,10 @@ def process_mask(
         TypeError: a mask cannot be hashed.
         NotImplementedError: a computable mask that does not define `__eq__` and `__hash__`.
     """
-    layout = SplashLayout(head_shards, q_seq_shards, shrink_grid, downcast_smem_data)
-    return _process(mask, block_shape, layout, "fwd", computable, partial_mask_blocks_dtype)
+    layout = _layout(head_shards, q_seq_shards, shrink_grid, downcast_smem_data)
+    return _process(
+        mask, block_shape, layout, "fwd", shrink_grid, computable, partial_mask_blocks_dtype
+    )
 
 
 def process_mask_dkv(
@@ -66,13 +72,23 @@ def process_mask_dkv(
     downcast_smem_data: bool = True,
     head_shards: int = 1,
     q_seq_shards: int = 1,
-    shrink_grid: bool = True,
+    shrink_grid: Shrink = True,
     computable: bool | None = None,
     partial_mask_blocks_dtype: npt.DTypeLike = np.bool_,
 ) -> tuple[MaskInfo, MaskFunction | None]:
     """The tables of the dkv pass; everything is as for `process_mask`."""
-    layout = SplashLayout(head_shards, q_seq_shards, shrink_grid, downcast_smem_data)
-    return _process(mask, block_shape, layout, "dkv", computable, partial_mask_blocks_dtype)
+    layout = _layout(head_shards, q_seq_shards, shrink_grid, downcast_smem_data)
+    return _process(
+        mask, block_shape, layout, "dkv", shrink_grid, computable, partial_mask_blocks_dtype
+    )
+
+
+def _layout(
+    head_shards: int, q_seq_shards: int, shrink_grid: Shrink, downcast_smem_data: bool
+) -> SplashLayout:
+    if shrink_grid not in {True, False, "heads"}:
+        raise checks.fail("shrink_grid", "True, False or 'heads'", shrink_grid)
+    return SplashLayout(head_shards, q_seq_shards, bool(shrink_grid), downcast_smem_data)
 
 
 def _process(
@@ -80,6 +96,7 @@ def _process(
     block_shape: tuple[int, int],
     layout: SplashLayout,
     direction: Literal["fwd", "dkv"],
+    shrink_grid: Shrink,
     computable: bool | None,
     dtype: npt.DTypeLike,
 ) -> tuple[MaskInfo, MaskFunction | None]:
@@ -97,6 +114,8 @@ def _process(
     blocks = lower(forms, grid)
     columns = turned(blocks, len(forms), grid.nk)
     tables = splash_tables(blocks, columns, grid, head_mask, layout, direction)
+    if shrink_grid == "heads" and len(numbers) > 1:
+        tables = _shrunk(tables, layout, direction)
     function = _function(next(iter(numbers)), computable) if len(numbers) == 1 else None
     if function is not None:
         positions = next(iter(numbers)).q_sequence
@@ -117,6 +136,34 @@ def _function(mask: Any, computable: bool | None) -> MaskFunction | None:
         return None
     function: MaskFunction = mask.mask_function
     return function
+
+
+def _shrunk(
+    tables: SplashTables, layout: SplashLayout, direction: Literal["fwd", "dkv"]
+) -> SplashTables:
+    """Whole grids without their empty blocks, each line's own, as JAX does for a single mask.
+
+    Blocks stand at the left of a row (fwd) or the bottom of a column (dkv); padding is 0.
+    """
+    rows, nq, nk = tables.block_mask.shape
+    slabs = rows, layout.q_seq_shards, nq // layout.q_seq_shards, nk
+    state = tables.block_mask.reshape(slabs)
+    axis = 3 if direction == "fwd" else 2
+    size = max(1, int((state > 0).sum(axis).max()))
+    if direction == "fwd":
+        order = np.argsort(state == 0, axis, kind="stable")[..., :size]
+    else:
+        order = np.argsort(state > 0, axis, kind="stable")[:, :, -size:]
+    kept = np.take_along_axis(state, order, axis)
+
+    def cut(table: _Ints) -> _Ints:
+        found = np.take_along_axis(table.reshape(slabs), order, axis)
+        found = np.where(kept > 0, found, 0).reshape(rows, -1, nk if axis == 2 else size)
+        fits = smallest_dtype(int(found.max())) if layout.downcast_smem_data else np.int32
+        return found.astype(fits)
+
+    mask_next = None if tables.mask_next is None else cut(tables.mask_next)
+    return SplashTables(cut(tables.data_next), mask_next, cut(tables.block_mask))
 
 
 def check_blocks(

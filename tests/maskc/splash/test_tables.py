@@ -2,12 +2,16 @@
 
 import inspect
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from attention_oracle import assert_near, dense_oracle
+from hypothesis import assume, given
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as jax_kernel
 from splash_twins import assert_same_info, fitting, jax_info, jax_masks, subclass
 
-from maskc import Causal, Local, Prefix, compile_mask, splash
+from maskc import Causal, Local, Prefix, Rectangle, compile_mask, splash
 
 OURS = {"fwd": splash.process_mask, "dkv": splash.process_mask_dkv}
 JAX = {"fwd": jax_info.process_mask, "dkv": jax_info.process_mask_dkv}
@@ -161,6 +165,69 @@ def test_composites_are_computed_on_request(direction):
     np.testing.assert_array_equal(function(*POSITIONS), window[:, :])
 
 
+@given(fitting())
+def test_heads_that_differ_are_shrunk_on_request(case):
+    """Every line keeps its live entries in order: at the left (fwd) or at the bottom (dkv)."""
+    builds, blocks, layout = case
+    heads = heads_of(builds, splash)
+    diagonal = splash.NumpyMask(np.eye(*heads.shape[1:], k=1, dtype=bool))
+    heads = splash.MultiHeadMask([*heads.masks, *[diagonal] * len(builds)])
+    assume(len(set(heads.masks)) > 1)
+    for direction in ("fwd", "dkv"):
+        info, _ = OURS[direction](heads, blocks, **layout | {"shrink_grid": "heads"})
+        whole, _ = OURS[direction](heads, blocks, **layout | {"shrink_grid": False})
+        state = lines(whole.block_mask, direction, layout)
+        for name in ("data_next", "mask_next", "block_mask"):
+            ours, full = getattr(info, name), getattr(whole, name)
+            assert (ours is None) == (full is None), name
+            if ours is None:
+                continue
+            full = lines(full, direction, layout)
+            expected = np.zeros((*full.shape[:-1], max(1, (state > 0).sum(-1).max())), int)
+            for line in np.ndindex(full.shape[:-1]):
+                live = full[line][state[line] > 0]
+                if direction == "fwd":
+                    expected[line][: len(live)] = live
+                else:
+                    expected[line][expected.shape[-1] - len(live) :] = live
+            np.testing.assert_array_equal(lines(ours, direction, layout), expected)
+            if layout["downcast_smem_data"]:
+                assert ours.dtype == np.min_scalar_type(-int(ours.max()) - 1), name
+
+
+def lines(table, direction, layout):
+    """The table with the axis that shrinks at its end: [heads, q shards, lines, entries]."""
+    rows, height, width = table.shape
+    shards = layout["q_seq_shards"]
+    slabs = table.reshape(rows, shards, height // shards, width)
+    return slabs if direction == "fwd" else slabs.swapaxes(2, 3)
+
+
+@DIRECTIONS
+def test_shrinking_heads_is_jax_s_shrinking(direction):
+    """Two masks of equal elements, which JAX tells apart, have the tables of one, twice."""
+    window = jax_masks.make_local_attention_mask((64, 64), (9, 2))
+    expected, _ = JAX[direction](jax_masks.MultiHeadMask([jax_masks.NumpyMask(window)]), (8, 8))
+    heads = splash.MultiHeadMask([splash.NumpyMask(window), splash.LocalMask((64, 64), (9, 2))])
+    info, _ = OURS[direction](heads, (8, 8), shrink_grid="heads")
+    plain, _ = OURS[direction](heads, (8, 8))
+    assert plain.block_mask.shape == (2, 8, 8)
+    np.testing.assert_array_equal(info.block_mask, np.repeat(expected.block_mask, 2, 0))
+    np.testing.assert_array_equal(info.partial_mask_blocks, expected.partial_mask_blocks)
+    if direction == "fwd":  # dkv's walk goes through both heads before it turns
+        assert info.data_next.shape == (2, *expected.data_next.shape[1:])
+        live = info.block_mask[0] > 0
+        for head in range(2):
+            np.testing.assert_array_equal(info.data_next[head][live], expected.data_next[0][live])
+
+
+def test_shrinking_is_one_of_three():
+    with pytest.raises(ValueError, match="shrink_grid: expected True, False or 'heads', got 'all'"):
+        splash.process_mask(
+            splash.MultiHeadMask([splash.FullMask((8, 8))]), (4, 4), shrink_grid="all"
+        )
+
+
 @DIRECTIONS
 def test_fjformer_stores_windows_as_int32(direction):
     """FJFormer does not compute windows: its tables are those of the dense mask."""
@@ -203,3 +270,33 @@ def test_a_user_s_mask_without_few_intervals_is_read_as_bits():
     dense = jax_masks.NumpyMask(twin[0:64, 0:64])
     expected, _ = jax_info.process_mask(jax_masks.MultiHeadMask([dense]), (16, 8))
     assert_same_info(ours, expected)
+
+
+def test_jax_s_kernel_runs_on_our_tables():
+    """Forward and gradients in interpret mode, over heads that differ and are shrunk."""
+    shape, tile = (512, 512), (128, 128)
+    window = splash.CausalMask(shape) & splash.LocalMask(shape, (60, None))
+    sinks = splash.ExpressionMask(shape, Rectangle(kv_stop=3))
+    mask = splash.MultiHeadMask([splash.LocalMask(shape, (100, 0)), window | sinks])
+    fwd, function = splash.process_mask(mask, tile, shrink_grid="heads")
+    dkv, _ = splash.process_mask_dkv(mask, tile, shrink_grid="heads")
+    assert fwd.block_mask.shape == (2, 4, 3)
+    fwd, dkv = (jax.tree.map(jnp.asarray, info) for info in (fwd, dkv))
+    attend = jax_kernel.SplashAttentionKernel(
+        fwd, fwd, dkv, block_sizes=jax_kernel.BlockSizes(*[128] * 8), mask_function=function,
+        is_mqa=False, save_residuals=False, mask_value=-1e30, attn_logits_soft_cap=None,
+        residual_checkpoint_name=None, interpret=True,
+    )  # fmt: skip
+    q, k, v, dout = np.random.default_rng(0).standard_normal((4, 2, 512, 128)).astype(np.float32)
+    q *= 0.1
+
+    @jax.jit
+    def run(q, k, v):
+        out, pullback = jax.vjp(attend, q, k, v)
+        return out, pullback(dout)
+
+    out, gradients = run(q, k, v)
+    expected = dense_oracle(q[None], k[None], v[None], mask[:, :, :], 1.0, dout[None])
+    assert_near(out, expected.out[0], 1e-5, "out")
+    for name, gradient in zip(("dq", "dk", "dv"), gradients, strict=True):
+        assert_near(gradient, getattr(expected, name)[0], 1e-5, name)
