@@ -31,7 +31,7 @@ from maskc.strips import PER_ROW, normal
 
 __all__ = ["expression_of"]
 
-_CELLS = 1 << 23  # elements read at a time
+_CELLS = 1 << 17  # elements read at a time, so that they stay in the cache
 
 _Read = Callable[[Any], expr.Mask]
 _KNOWN: dict[type[Mask], Callable[[Any, _Read], expr.Mask]] = {
@@ -85,12 +85,13 @@ def _at_positions(function: StockFunction, positions: Any, kv_len: int) -> expr.
 
 def _read(mask: Any) -> expr.Mask:
     q_len, kv_len = mask.shape
-    counts, ends = [np.zeros(1, np.int64)], []
+    counts, ends, total = [np.zeros(1, np.int64)], [], 0
     for rows in _rows(mask):
-        edges = np.diff(np.pad(rows.view(np.int8), ((0, 0), (1, 1))), axis=1)
-        counts.append((edges == 1).sum(axis=1))
-        ends.append(np.stack([np.nonzero(edges == 1)[1], np.nonzero(edges == -1)[1]], axis=1))
-        if sum(map(len, ends)) > PER_ROW * q_len:
+        edges = np.flatnonzero(rows[:, 1:] != rows[:, :-1]).reshape(-1, 2)
+        counts.append(np.bincount(edges[:, 0] // (kv_len + 1), minlength=len(rows)))
+        ends.append(edges % (kv_len + 1))
+        total += len(edges)
+        if total > PER_ROW * q_len:
             return _as_bits(mask)
     ptr = np.concatenate(counts).cumsum()
     lines = np.pad(np.concatenate(ends), ((0, 0), (0, 2)))
@@ -101,23 +102,26 @@ _read_once = functools.lru_cache(maxsize=4)(_read)
 
 
 def _as_bits(mask: Any) -> expr.Mask:
-    bits = [np.packbits(rows, axis=1, bitorder="little") for rows in _rows(mask)]
+    bits = [np.packbits(rows[:, 1:-1], axis=1, bitorder="little") for rows in _rows(mask)]
     packed = PackedMask.__new__(PackedMask)  # never the bools of all elements at once
     packed.shape, packed.bits = tuple(mask.shape), FrozenArray.adopt(np.concatenate(bits))
     return expr.Dense(packed)
 
 
 def _rows(mask: Any) -> Iterator[npt.NDArray[np.bool_]]:
-    """The elements, some rows at a time."""
+    """The elements, some rows at a time, with a False on either side of each row."""
     q_len, kv_len = mask.shape
     step = max(1, _CELLS // max(kv_len, 1))
+    room = np.zeros((step, kv_len + 2), np.bool_)
     for top in range(0, q_len, step):
         bottom = min(top + step, q_len)
-        rows = np.asarray(mask[slice(top, bottom), slice(0, kv_len)])
-        if rows.shape != (bottom - top, kv_len):
+        elements = np.asarray(mask[slice(top, bottom), slice(0, kv_len)])
+        if elements.shape != (bottom - top, kv_len):
             raise checks.fail(
                 f"{type(mask).__name__}[{top}:{bottom}, 0:{kv_len}]",
                 f"an array of shape {(bottom - top, kv_len)}",
-                rows,
+                elements,
             )
-        yield np.ascontiguousarray(rows, np.bool_)
+        rows = room[: bottom - top]
+        rows[:, 1:-1] = elements
+        yield rows
