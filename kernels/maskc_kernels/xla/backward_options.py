@@ -72,7 +72,8 @@ def backward_bias(
     start = jax.lax.full_like(padded_bias(bias, tiling, dtype), 0)
     count = tiling.batch_lanes * tiling.q_lanes * tiling.nq
     dbias = jax.lax.fori_loop(jnp.int32(0), jnp.int32(count), row, start)
-    return dbias[:, :, : bias.shape[2], : bias.shape[3]].astype(bias.dtype)
+    whole: jax.Array = dbias[:, :, : bias.shape[2], : bias.shape[3]]
+    return whole.astype(bias.dtype)
 
 
 def _summed(dscores: jax.Array, tiling: Tiling, size: tuple[int, ...]) -> jax.Array:
@@ -86,4 +87,5 @@ def _summed(dscores: jax.Array, tiling: Tiling, size: tuple[int, ...]) -> jax.Ar
 def backward_sinks(sinks: jax.Array, rows: RowGradients) -> jax.Array:
     """The gradient of the sinks [heads]: they take weight, and give no value for it."""
     weights = jnp.exp(sinks.astype(rows.lse.dtype)[:, None, None] - rows.lse)
-    return -(weights * rows.delta).sum((0, 2, 3)).astype(sinks.dtype)
+    dsinks: jax.Array = -(weights * rows.delta).sum((0, 2, 3))
+    return dsinks.astype(sinks.dtype)

@@ -59,6 +59,7 @@ class Options:
 
 
 NO_OPTIONS = Options()
+_LARGEST = 2**31 - 1  # of int32
 
 
 def pad_ids(ids: jax.Array, block: int) -> jax.Array:
@@ -72,7 +73,7 @@ def pad_ids(ids: jax.Array, block: int) -> jax.Array:
 def id_ranges(ids: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
     """The least and the greatest id of every block, padding left out; each [batch, blocks]."""
     blocks = pad_ids(ids, block)
-    least = jnp.where(blocks < 0, jnp.iinfo(jnp.int32).max, blocks).min(-1)
+    least = jnp.where(blocks < 0, _LARGEST, blocks).min(-1)
     return least, jnp.maximum(blocks.max(-1), -1)
 
 

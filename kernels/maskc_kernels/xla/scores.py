@@ -86,12 +86,12 @@ class Scorer:
             share = jnp.tanh(values / self.soft_cap)
             values = self.soft_cap * share
         if self.bias is not None:
-            values = self._biased(values, place)
+            values = self._biased(values, self.bias, place)
         return Scores(masked(values, self._allowed(place, mask)), share)
 
-    def _biased(self, values: jax.Array, place: BlockPlace) -> jax.Array:
-        start, size = bias_window(self.bias.shape, self.tiling, place)  # type: ignore[union-attr]
-        tile = jax.lax.dynamic_slice(self.bias, start, size)
+    def _biased(self, values: jax.Array, bias: jax.Array, place: BlockPlace) -> jax.Array:
+        start, size = bias_window(bias.shape, self.tiling, place)
+        tile = jax.lax.dynamic_slice(bias, start, size)
         in_tile = self.tiling.in_tile
         heads = in_tile[1:] if size[1] > 1 else (1, 1)
         tile = tile.reshape(size[0], *heads, *size[2:])
