@@ -1,6 +1,8 @@
 """What programs call: load a plan, attend under it."""
 
 from maskc_runtime.arguments import SegmentIds
+from maskc_runtime.block_arguments import BlockParams
+from maskc_runtime.blocksparse import blocksparse_attention
 from maskc_runtime.dispatch import attention
 from maskc_runtime.errors import (
     ArgumentShapeError,
@@ -11,7 +13,10 @@ from maskc_runtime.errors import (
     PlanReferenceError,
 )
 from maskc_runtime.plans import PlanRef, load_plan
+from maskc_runtime.sharding import sharded_attention
+from maskc_runtime.stack import shard_plan, stack_plans
 from maskc_runtime.traced import TracedPlan
+from maskc_runtime.traced_masks import plan_of_mask
 from maskc_runtime.view import PlanFacts, PlanView
 
 __all__ = [
@@ -19,6 +24,7 @@ __all__ = [
     "ArgumentTypeError",
     "ArgumentValueError",
     "BackendError",
+    "BlockParams",
     "PlanFacts",
     "PlanLookupError",
     "PlanRef",
@@ -27,5 +33,10 @@ __all__ = [
     "SegmentIds",
     "TracedPlan",
     "attention",
+    "blocksparse_attention",
     "load_plan",
+    "plan_of_mask",
+    "shard_plan",
+    "sharded_attention",
+    "stack_plans",
 ]

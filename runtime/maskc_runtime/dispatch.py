@@ -22,7 +22,7 @@ from maskc_runtime.errors import BackendError
 from maskc_runtime.plans import PlanRef, load_plan
 from maskc_runtime.traced import TracedPlan
 
-__all__ = ["attention"]
+__all__ = ["attend", "attention"]
 
 Array = jax.typing.ArrayLike
 Tree = TypeVar("Tree")
@@ -60,22 +60,6 @@ def attention(
     backend: BackendChoice = None,
     config: Any = None,
 ) -> tuple[jax.Array, jax.Array]: ...
-@overload
-def attention(
-    q: Array,
-    k: Array,
-    v: Array,
-    plan: PlanRef | TracedPlan,
-    *,
-    sm_scale: float | Array | None = None,
-    segment_ids: SegmentIdsArgument = None,
-    logits_soft_cap: float | None = None,
-    sinks: Array | None = None,
-    bias: Array | None = None,
-    return_lse: bool,
-    backend: BackendChoice = None,
-    config: Any = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]: ...
 def attention(
     q: Array,
     k: Array,
@@ -138,6 +122,37 @@ def attention(
         BackendError: the backend that was named cannot run this call; the text says why.
         MaskcError: `plan` cannot be loaded; see `load_plan`.
     """
+    results = attend(
+        q,
+        k,
+        v,
+        plan,
+        sm_scale=sm_scale,
+        segment_ids=segment_ids,
+        logits_soft_cap=logits_soft_cap,
+        sinks=sinks,
+        bias=bias,
+        backend=backend,
+        config=config,
+    )
+    return results if return_lse else results[0]
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    plan: PlanRef | TracedPlan,
+    *,
+    sm_scale: float | Array | None = None,
+    segment_ids: SegmentIdsArgument = None,
+    logits_soft_cap: float | None = None,
+    sinks: Array | None = None,
+    bias: Array | None = None,
+    backend: BackendChoice = None,
+    config: Any = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Output and log-sum-exp; the arguments are those of `attention`."""
     view = plan if isinstance(plan, TracedPlan) else load_plan(plan)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     check_dtypes(q=q, k=k, v=v)
@@ -153,8 +168,7 @@ def attention(
     static = {"logits_soft_cap": cap, "config": config}
     used = {name: value for name, value in static.items() if value is not None}
     out, lse = run(Call(operands, tables, arrays, used), backend)
-    out, lse = (out, lse) if q.ndim == 4 else (out[0], lse[0])
-    return (out, lse) if return_lse else out
+    return (out, lse) if q.ndim == 4 else (out[0], lse[0])
 
 
 def _varying_alike(arrays: Tree) -> Tree:

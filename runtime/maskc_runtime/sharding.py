@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from maskc_runtime.arguments import SegmentIdsArgument, check_shapes, option_arrays, scalar
 from maskc_runtime.backends import BackendChoice
-from maskc_runtime.dispatch import attention
+from maskc_runtime.dispatch import attend
 from maskc_runtime.errors import ArgumentShapeError, ArgumentValueError
 from maskc_runtime.plans import PlanRef
 from maskc_runtime.stack import shard_plan
@@ -121,7 +121,7 @@ def sharded_attention(
         if kv_axis is None and head_axis is not None:
             k, v = (_own_head(x, head_axis, sizes["head_axis"]) for x in (k, v))
         ids = arrays.get("q_segment_ids"), arrays.get("kv_segment_ids")
-        return attention(
+        return attend(
             q,
             k,
             v,
@@ -131,7 +131,6 @@ def sharded_attention(
             logits_soft_cap=logits_soft_cap,
             sinks=arrays.get("sinks"),
             bias=arrays.get("bias"),
-            return_lse=True,
             backend=backend,
             config=config,
         )

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
 from maskc_kernels.tables import AttentionTables, BlockTable
-from maskc_runtime.errors import ArgumentValueError
+from maskc_runtime.errors import ArgumentTypeError, ArgumentValueError
 from maskc_runtime.plans import PlanRef, load_plan
 from maskc_runtime.traced import TracedPlan
 
@@ -23,7 +24,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _PASSES = ("fwd", "dq", "dkv")
 _KINDS = {"full": ("full_idx",), "partial": ("partial_idx", "partial_id")}
-_LISTS = ("full_idx", "partial_idx", "partial_id", "partial_blocks")
+_ARRAYS = tuple(entry.name for entry in dataclasses.fields(BlockTable)[2:])
 
 
 def stack_plans(plans: Sequence[PlanRef]) -> TracedPlan:
@@ -80,12 +81,15 @@ def shard_plan(plan: PlanRef, head_shards: int = 1, q_seq_shards: int = 1) -> Tr
 
     Raises:
         ArgumentValueError: the shards would cut a block, or differ in size.
+        ArgumentTypeError: the plan is traced.
     """
     view = load_plan(plan)
     if head_shards < 1 or view.heads % head_shards:
         raise ArgumentValueError(
             f"head_shards: expected a divisor of the plan's {view.heads} heads, got {head_shards}"
         )
+    if q_seq_shards < 1:
+        raise ArgumentValueError(f"q_seq_shards: expected a positive number, got {q_seq_shards}")
     for name, (block_q, _) in zip(_PASSES, view.facts.blocks, strict=True):
         if q_seq_shards > 1 and view.q_len % (q_seq_shards * block_q):
             raise ArgumentValueError(
@@ -94,35 +98,23 @@ def shard_plan(plan: PlanRef, head_shards: int = 1, q_seq_shards: int = 1) -> Tr
             )
     host = _on_host(view)
     places = [(h, s) for h in range(head_shards) for s in range(q_seq_shards)]
-    heads, q_len = view.heads // head_shards, view.q_len // max(q_seq_shards, 1)
+    heads, q_len = view.heads // head_shards, view.q_len // q_seq_shards
     parts = [
         _shard(host, view, slice(h * heads, (h + 1) * heads), s * q_len, q_len) for h, s in places
     ]
-    flat = _stacked(parts)
-    shaped = AttentionTables(*_reshaped(flat, (head_shards, q_seq_shards)))
-    return TracedPlan(f"{view.key[:12]} in shards", q_len, view.kv_len, heads, shaped)
+    lead = (head_shards, q_seq_shards)
+    tables = jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), _stacked(parts))
+    return TracedPlan(f"{view.key[:12]} in shards", q_len, view.kv_len, heads, tables)
 
 
 def _on_host(view: PlanView) -> AttentionTables:
-    def table(direction: str) -> BlockTable:
-        lists = view.lists(direction)  # type: ignore[arg-type]
-        arrays = {name: np.asarray(getattr(lists, name)) for name in _NAMES}
-        return dataclasses.replace(lists, **arrays)
-
-    return AttentionTables(np.asarray(view.head_mask), *map(table, _PASSES))
-
-
-_NAMES = ("full_ptr", "partial_ptr", *_LISTS)
-
-
-def _reshaped(tables: AttentionTables, lead: tuple[int, ...]) -> list[Any]:
-    def shape(array: Any) -> Array:
-        return np.reshape(array, (*lead, *array.shape[1:]))
-
-    def table(one: BlockTable) -> BlockTable:
-        return dataclasses.replace(one, **{name: shape(getattr(one, name)) for name in _NAMES})
-
-    return [shape(tables.head_mask), *(table(getattr(tables, name)) for name in _PASSES)]
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in view.arrays):
+        raise ArgumentTypeError(
+            f"plan: {view!r} is traced, and only a plan that is known can be stacked or cut; do it "
+            "outside of jax.jit, and pass the result"
+        )
+    tables: AttentionTables = jax.tree.map(np.asarray, view.tables)
+    return tables
 
 
 def _stacked(parts: Sequence[AttentionTables]) -> AttentionTables:
@@ -130,8 +122,11 @@ def _stacked(parts: Sequence[AttentionTables]) -> AttentionTables:
 
     def table(name: str) -> BlockTable:
         tables = [getattr(part, name) for part in parts]
-        arrays = {field: _padded([getattr(one, field) for one in tables]) for field in _NAMES}
-        return dataclasses.replace(tables[0], **arrays)
+        arrays: dict[str, Any] = {
+            field: _padded([getattr(one, field) for one in tables]) for field in _ARRAYS
+        }
+        first: BlockTable = tables[0]
+        return dataclasses.replace(first, **arrays)
 
     return AttentionTables(
         np.stack([part.head_mask for part in parts]), *(table(name) for name in _PASSES)
