@@ -76,26 +76,45 @@ CASES = {
     "nothing": ({}, CAUSAL),
     "not causal": ({"causal": False}, np.ones((N, N), bool)),
     "one window": ({"sliding_window": 3, "causal": False}, abs(ROWS - COLUMNS) <= 3),
-    "window": ({"sliding_window": (5, 2), "causal": False}, (COLUMNS >= ROWS - 5) & (COLUMNS <= ROWS + 2)),
+    "window": (
+        {"sliding_window": (5, 2), "causal": False},
+        (COLUMNS >= ROWS - 5) & (COLUMNS <= ROWS + 2),
+    ),
     "window as a list": ({"sliding_window": [4, None]}, CAUSAL & (COLUMNS >= ROWS - 4)),
     "chunks": ({"chunk_size": 7}, CAUSAL & (ROWS // 7 == COLUMNS // 7)),
     "segment ids": ({"q_segment_ids": IDS, "kv_segment_ids": IDS}, (CAUSAL & SAME)[:, None]),
     "ids of queries alone": ({"q_segment_ids": IDS, "causal": False}, SAME[:, None]),
-    "zig-zag": ({"q_positions": ZIG_ZAG, "kv_positions": ZIG_ZAG}, by_positions(causal, ZIG_ZAG, ZIG_ZAG)),
+    "zig-zag": (
+        {"q_positions": ZIG_ZAG, "kv_positions": ZIG_ZAG},
+        by_positions(causal, ZIG_ZAG, ZIG_ZAG),
+    ),
     "positions of queries": ({"q_positions": ZIG_ZAG}, by_positions(causal, ZIG_ZAG, np.arange(N))),
     "window and chunks by position": (
-        {"q_positions": ZIG_ZAG, "kv_positions": ZIG_ZAG, "sliding_window": (4, 0), "chunk_size": 8},
-        by_positions(lambda q, kv: (kv <= q) & (kv >= q - 4) & (q // 8 == kv // 8), ZIG_ZAG, ZIG_ZAG),
+        {
+            "q_positions": ZIG_ZAG,
+            "kv_positions": ZIG_ZAG,
+            "sliding_window": (4, 0),
+            "chunk_size": 8,
+        },
+        by_positions(
+            lambda q, kv: (kv <= q) & (kv >= q - 4) & (q // 8 == kv // 8), ZIG_ZAG, ZIG_ZAG
+        ),
     ),
-    "positions for each row": ({"q_positions": EACH, "kv_positions": EACH}, by_positions(causal, EACH, EACH)),
+    "positions for each row": (
+        {"q_positions": EACH, "kv_positions": EACH},
+        by_positions(causal, EACH, EACH),
+    ),
     "positions and ids for each row": (
         {"q_positions": EACH, "kv_positions": EACH, "q_segment_ids": IDS},
         by_positions(causal, EACH, EACH) & SAME[:, None],
     ),
     "a dense mask": ({"attention_mask": RANDOM, "causal": False}, RANDOM),
     "a dense mask for all heads": ({"attention_mask": RANDOM[:, 0]}, RANDOM[:, :1] & CAUSAL),
-    "a dense mask for all rows": ({"attention_mask": RANDOM[:1], "q_segment_ids": IDS}, RANDOM[:1] & CAUSAL & SAME[:, None]),
-}  # fmt: skip
+    "a dense mask for all rows": (
+        {"attention_mask": RANDOM[:1], "q_segment_ids": IDS},
+        RANDOM[:1] & CAUSAL & SAME[:, None],
+    ),
+}
 
 
 def masked(mask):
@@ -117,7 +136,13 @@ def test_what_is_known_is_compiled(name):
     assert_means(jax.jit(lambda *qkv: attend(*qkv, **arguments))(*QKV), mask)
 
 
-TRACED = ["segment ids", "window and chunks by position", "positions and ids for each row", "a dense mask", "a dense mask for all rows"]  # fmt: skip
+TRACED = [
+    "segment ids",
+    "window and chunks by position",
+    "positions and ids for each row",
+    "a dense mask",
+    "a dense mask for all rows",
+]
 
 
 @pytest.mark.parametrize("name", TRACED)
@@ -191,11 +216,14 @@ PER_HEAD = np.stack([CAUSAL & (ROWS - head <= COLUMNS) for head in range(HEADS)]
         ({"qkv_layouts": plan_of_mask(CAUSAL, heads=HEADS, block_q=8, block_kv=8)}, CAUSAL),
         ({"mask_builder": builder_of_a_plan}, CAUSAL),
         ({"mask_builder": lambda: expr.Local(3, 1)}, (COLUMNS >= ROWS - 3) & (COLUMNS <= ROWS + 1)),
-        ({"mask_builder": lambda: expr.Local(3, 1), "causal": True}, CAUSAL & (COLUMNS >= ROWS - 3)),
+        (
+            {"mask_builder": lambda: expr.Local(3, 1), "causal": True},
+            CAUSAL & (COLUMNS >= ROWS - 3),
+        ),
         ({"mask_builder": builder_of_heads}, PER_HEAD),
     ],
     ids=["plan", "triple", "traced plan", "builder of a plan", "builder", "and causal", "heads"],
-)  # fmt: skip
+)
 def test_a_mask_of_its_own(arguments, mask):
     gives_a_plan = "qkv_layouts" in arguments or arguments.get("mask_builder") is builder_of_a_plan
     blocks = {} if gives_a_plan else SMALL
@@ -261,27 +289,60 @@ REFUSED = [
     ({"kv_segment_ids": IDS}, ArgumentValueError, "kv_segment_ids: given without q_segment_ids"),
     ({"q_segment_ids": IDS[:, :-1]}, ArgumentShapeError, r"q_segment_ids: expected .* \[2, 24\]"),
     ({"q_positions": np.zeros((3, N), int)}, ArgumentShapeError, r"q_positions: expected \[24\]"),
-    ({"q_positions": np.zeros(N)}, ArgumentTypeError, "q_positions: expected integers, got float64"),
-    ({"attention_mask": CAUSAL}, ArgumentShapeError, r"attention_mask: expected .* got shape \(24, 24"),
+    (
+        {"q_positions": np.zeros(N)},
+        ArgumentTypeError,
+        "q_positions: expected integers, got float64",
+    ),
+    (
+        {"attention_mask": CAUSAL},
+        ArgumentShapeError,
+        r"attention_mask: expected .* got shape \(24, 24",
+    ),
     ({"attention_mask": RANDOM * 1.0}, ArgumentTypeError, "attention_mask: expected bool.* a bias"),
-    ({"softmax_aux": np.zeros(3)}, ArgumentShapeError, r"softmax_aux: .* \[4\].* softmax_aux\[None\]"),
+    (
+        {"softmax_aux": np.zeros(3)},
+        ArgumentShapeError,
+        r"softmax_aux: .* \[4\].* softmax_aux\[None\]",
+    ),
     ({"sliding_window": -1}, ArgumentValueError, "sliding_window: expected sides >= 0"),
-    ({"sliding_window": (1, 2, 3)}, ArgumentTypeError, r"sliding_window: expected an integer or \("),
+    (
+        {"sliding_window": (1, 2, 3)},
+        ArgumentTypeError,
+        r"sliding_window: expected an integer or \(",
+    ),
     ({"chunk_size": 0}, ArgumentValueError, "chunk_size: expected a positive integer, got 0"),
     ({"chunk_size": 2.5}, ArgumentTypeError, "chunk_size: expected an integer, got 2.5"),
-    ({"qkv_layouts": PLAN, "causal": True}, ArgumentValueError, "causal: the plan that was given is"),
-    ({"qkv_layouts": PLAN, "chunk_size": 4}, ArgumentValueError, "chunk_size: the plan that was giv"),
-    ({"qkv_layouts": PLAN, "mask_builder": dict}, ArgumentValueError, "mask_builder: qkv_layouts says"),
+    (
+        {"qkv_layouts": PLAN, "causal": True},
+        ArgumentValueError,
+        "causal: the plan that was given is",
+    ),
+    (
+        {"qkv_layouts": PLAN, "chunk_size": 4},
+        ArgumentValueError,
+        "chunk_size: the plan that was giv",
+    ),
+    (
+        {"qkv_layouts": PLAN, "mask_builder": dict},
+        ArgumentValueError,
+        "mask_builder: qkv_layouts says",
+    ),
     ({"qkv_layouts": []}, ArgumentValueError, "qkv_layouts: expected one plan, or the same one"),
     ({"mask_builder": 3}, ArgumentTypeError, "mask_builder: expected a callable, got 3"),
     ({"fwd_params": 3}, ArgumentTypeError, "fwd_params: expected BlockParams, or .* q_blocksize"),
-    ({"bwd_params": BlockParams(0)}, ArgumentValueError, "bwd_params.q_blocksize: expected a positive"),
+    (
+        {"bwd_params": BlockParams(0)},
+        ArgumentValueError,
+        "bwd_params.q_blocksize: expected a positive",
+    ),
     ({"logits_soft_cap": -1.0}, ArgumentValueError, "logits_soft_cap: expected a positive number"),
     (
-        {"sequence_parallelism_mesh_axis_name": "sp"}, ArgumentValueError,
+        {"sequence_parallelism_mesh_axis_name": "sp"},
+        ArgumentValueError,
         "sequence_parallelism_mesh_axis_name: no axis 'sp' here; call it inside a shard_map",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arguments", "kind", "text"), REFUSED, ids=[t[:20] for *_, t in REFUSED])
@@ -298,5 +359,5 @@ def test_shapes_that_do_not_fit():
         blocksparse_attention(*(x[0] for x in QKV))
     with pytest.raises(ArgumentValueError, match="24 queries are not 16 keys; give both"):
         blocksparse_attention(QKV[0], *(x[:, :, :16] for x in QKV[1:]), q_segment_ids=IDS)
-    with pytest.raises(ArgumentTypeError, match="logits_soft_cap: .* make it a static argument"):
+    with pytest.raises(ArgumentTypeError, match=r"logits_soft_cap: .* make it a static argument"):
         jax.jit(lambda cap: blocksparse_attention(*QKV, logits_soft_cap=cap))(jnp.float32(2))
