@@ -41,6 +41,7 @@ def folder(tmp_path, monkeypatch):
         ("docs/concepts.md", 1),
         ("docs/masks.md", 1),
         ("docs/plans-under-jit.md", 1),
+        ("docs/attention.md", 5),
         ("README.md", 1),
     ],
 )

@@ -73,32 +73,64 @@ def test_vmap_over_segment_ids():
 
 
 WRONG = [
-    ({"segment_ids": IDS.q}, ArgumentShapeError, r"segment_ids: expected \[batch, kv_len\] = \[2, 24"),
-    ({"segment_ids": (IDS.q,)}, ArgumentTypeError, r"segment_ids: expected SegmentIds\(q, kv\) or on"),
     (
-        {"segment_ids": SegmentIds(IDS.q[:3], IDS.kv)}, ArgumentShapeError,
+        {"segment_ids": IDS.q},
+        ArgumentShapeError,
+        r"segment_ids: expected \[batch, kv_len\] = \[2, 24",
+    ),
+    (
+        {"segment_ids": (IDS.q,)},
+        ArgumentTypeError,
+        r"segment_ids: expected SegmentIds\(q, kv\) or on",
+    ),
+    (
+        {"segment_ids": SegmentIds(IDS.q[:3], IDS.kv)},
+        ArgumentShapeError,
         r"segment_ids.q: expected \[batch, q_len\] = \[2, 16\], or \[16\] .*, got shape \(3,\)",
     ),
     (
-        {"segment_ids": SegmentIds(IDS.q * 1.0, IDS.kv)}, ArgumentTypeError,
+        {"segment_ids": SegmentIds(IDS.q * 1.0, IDS.kv)},
+        ArgumentTypeError,
         "segment_ids.q: expected integers, got float64",
     ),
     (
-        {"segment_ids": SegmentIds(IDS.q + 2**31, IDS.kv)}, ArgumentValueError,
+        {"segment_ids": SegmentIds(IDS.q + 2**31, IDS.kv)},
+        ArgumentValueError,
         "segment_ids.q: expected ids that fit int32, got 2147483651",
     ),
-    ({"sinks": np.zeros(3)}, ArgumentShapeError, r"sinks: expected a scalar or \[heads\] = \[4\], g"),
     (
-        {"bias": np.zeros((2, 3, 16, 24), np.float32)}, ArgumentShapeError,
+        {"sinks": np.zeros(3)},
+        ArgumentShapeError,
+        r"sinks: expected a scalar or \[heads\] = \[4\], g",
+    ),
+    (
+        {"bias": np.zeros((2, 3, 16, 24), np.float32)},
+        ArgumentShapeError,
         r"bias: expected \[batch, heads, q_len, kv_len\] = \[2, 4, 16, 24\], each of them or 1",
     ),
-    ({"bias": np.zeros((16, 24), np.float32)}, ArgumentShapeError, r"bias: .* got shape \(16, 24\)"),
-    ({"bias": np.ones((1, 1, 16, 24), bool)}, ArgumentTypeError, "bias: expected floating-point .* p"),
-    ({"logits_soft_cap": 0}, ArgumentValueError, "logits_soft_cap: expected a positive number, got 0"),
-    ({"logits_soft_cap": np.inf}, ArgumentValueError, "logits_soft_cap: expected a positive number"),
+    (
+        {"bias": np.zeros((16, 24), np.float32)},
+        ArgumentShapeError,
+        r"bias: .* got shape \(16, 24\)",
+    ),
+    (
+        {"bias": np.ones((1, 1, 16, 24), bool)},
+        ArgumentTypeError,
+        "bias: expected floating-point .* p",
+    ),
+    (
+        {"logits_soft_cap": 0},
+        ArgumentValueError,
+        "logits_soft_cap: expected a positive number, got 0",
+    ),
+    (
+        {"logits_soft_cap": np.inf},
+        ArgumentValueError,
+        "logits_soft_cap: expected a positive number",
+    ),
     ({"logits_soft_cap": "30"}, ArgumentTypeError, "logits_soft_cap: expected a number, got '30'"),
     ({"logits_soft_cap": True}, ArgumentTypeError, "logits_soft_cap: expected a number, got True"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("options", "kind", "text"), WRONG)
@@ -108,6 +140,6 @@ def test_what_is_refused(options, kind, text):
 
 
 def test_a_traced_soft_cap_is_refused():
-    with pytest.raises(ArgumentTypeError, match="logits_soft_cap: .* make it a static argument"):
+    with pytest.raises(ArgumentTypeError, match=r"logits_soft_cap: .* make it a static argument"):
         jax.jit(lambda cap: attend(logits_soft_cap=cap))(2.0)
     np.testing.assert_array_equal(attend(logits_soft_cap=jnp.float32(2)), attend(logits_soft_cap=2))
