@@ -42,6 +42,7 @@ def folder(tmp_path, monkeypatch):
         ("docs/masks.md", 1),
         ("docs/plans-under-jit.md", 1),
         ("docs/splash.md", 3),
+        ("docs/attention.md", 5),
         ("README.md", 1),
     ],
 )
