@@ -1,0 +1,46 @@
+"""The runtime mask container, and what converts masks, segment ids and cumulative lengths."""
+
+from maskc_runtime.mask_info.cu_seqlens import (
+    CuSeqlens,
+    SeqlenPairs,
+    attention_mask_to_qkv_cu_seqlens,
+    cu_seqlens_to_mask,
+    qkv_cu_seqlens_to_attention_mask,
+    qkv_cu_seqlens_to_qkv_masks,
+    qkv_masks_to_cu_seqlens,
+)
+from maskc_runtime.mask_info.cu_seqlens import ids_to_cu_seqlens as _segment_ids_to_cu_seqlens
+from maskc_runtime.mask_info.debug import get_debug_mode, set_debug_mode
+from maskc_runtime.mask_info.errors import NotSegmentsError, SeqlensError, TracedMaskError
+from maskc_runtime.mask_info.info import MaskInfo
+from maskc_runtime.mask_info.planning import Operands
+from maskc_runtime.mask_info.segments import (
+    mask_to_segment_ids,
+    segment_ids_to_mask,
+    segment_ids_to_qkv_masks,
+)
+from maskc_runtime.mask_info.segments import (
+    positions_in_segments as _positions_from_segments_2d,
+)
+from maskc_runtime.mask_info.shardings import MaskSharding
+
+__all__ = [
+    "CuSeqlens",
+    "MaskInfo",
+    "MaskSharding",
+    "NotSegmentsError",
+    "Operands",
+    "SeqlenPairs",
+    "SeqlensError",
+    "TracedMaskError",
+    "attention_mask_to_qkv_cu_seqlens",
+    "cu_seqlens_to_mask",
+    "get_debug_mode",
+    "mask_to_segment_ids",
+    "qkv_cu_seqlens_to_attention_mask",
+    "qkv_cu_seqlens_to_qkv_masks",
+    "qkv_masks_to_cu_seqlens",
+    "segment_ids_to_mask",
+    "segment_ids_to_qkv_masks",
+    "set_debug_mode",
+]
