@@ -1,5 +1,6 @@
 """Where a `MaskInfo` comes from: ids, masks, lengths, expressions, chance."""
 
+# ruff: noqa: SLF001  # what is private to the class is shared by its modules
 from __future__ import annotations
 
 from collections.abc import Sequence

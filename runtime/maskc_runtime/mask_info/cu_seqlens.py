@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.typing import DTypeLike
 
 from maskc_runtime.mask_info.errors import SeqlensError, TracedMaskError
 from maskc_runtime.mask_info.segments import truth
@@ -39,7 +40,7 @@ class _Seqlens:
     """What both dialects share: a frozen integer array, checked if its values are known."""
 
     array: Array
-    _expected: ClassVar[str]
+    expected: ClassVar[str]
 
     def __post_init__(self) -> None:
         array = self.array.array if isinstance(self.array, type(self)) else self.array
@@ -47,7 +48,7 @@ class _Seqlens:
             array = array if isinstance(array, jax.Array) else np.asarray(array)
             if not (_is_list(array) and self.fits(np.asarray(array))):
                 raise SeqlensError(
-                    f"{type(self).__name__}: expected {self._expected}, got {_shown(self.array)}"
+                    f"{type(self).__name__}: expected {self.expected}, got {_shown(self.array)}"
                 )
         object.__setattr__(self, "array", array)
 
@@ -66,13 +67,13 @@ class _Seqlens:
         """Of the array."""
         return self.array.dtype
 
-    def astype(self, dtype: npt.DTypeLike) -> Self:
+    def astype(self, dtype: DTypeLike) -> Self:
         """The same numbers in another integer dtype."""
-        return self._of(self.array.astype(dtype))
+        return self.unchecked(self.array.astype(dtype))
 
     @classmethod
-    def _of(cls, array: Array) -> Self:
-        """Unchecked: of numbers that were computed here, or what JAX puts in their place."""
+    def unchecked(cls, array: Array) -> Self:
+        """Of numbers that were computed here, or what JAX puts in their place: without a check."""
         made = object.__new__(cls)
         object.__setattr__(made, "array", array)
         return made
@@ -84,10 +85,10 @@ class _Seqlens:
     @classmethod
     def tree_unflatten(cls, _: None, leaves: Iterable[Array]) -> Self:
         """The inverse of `tree_flatten`."""
-        return cls._of(next(iter(leaves)))
+        return cls.unchecked(next(iter(leaves)))
 
     def __array__(
-        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
         return np.array(self.array, dtype=dtype, copy=copy)
 
@@ -101,7 +102,7 @@ class _Seqlens:
         return int(self.shape[0])
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and np.array_equal(self, other)  # type: ignore[call-overload]
+        return type(other) is type(self) and np.array_equal(self, other)
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, tuple(np.asarray(self.array).tolist())))
@@ -117,7 +118,7 @@ class CuSeqlens(_Seqlens):
             Entries that repeat the last one are no documents.
     """
 
-    _expected = "offsets [0, ...] that never fall, as integers"
+    expected = "offsets [0, ...] that never fall, as integers"
 
     @staticmethod
     def fits(values: npt.NDArray[Any]) -> bool:
@@ -139,7 +140,7 @@ class SeqlenPairs(_Seqlens):
         array: int [2 * batch]; tokens `start <= i < stop` of a row are valid, the others padding.
     """
 
-    _expected = "pairs of 0 <= start <= stop, as integers"
+    expected = "pairs of 0 <= start <= stop, as integers"
 
     @staticmethod
     def fits(values: npt.NDArray[Any]) -> bool:
@@ -180,7 +181,7 @@ def read_cu_seqlens(where: str, values: Any) -> CuSeqlens | SeqlenPairs:
     """
     if isinstance(values, CuSeqlens | SeqlenPairs):
         return values
-    wrap = f"wrap it in CuSeqlens (offsets of documents) or SeqlenPairs ({SeqlenPairs._expected})"
+    wrap = f"wrap it in CuSeqlens (offsets of documents) or SeqlenPairs ({SeqlenPairs.expected})"
     if is_traced(values):
         raise TracedMaskError(f"{where}: a traced array does not say which dialect it is; {wrap}")
     array = values if isinstance(values, jax.Array) else np.asarray(values)
@@ -218,9 +219,7 @@ def seqlens_to_ids(cu: CuSeqlens | SeqlenPairs, max_len: int, where: str) -> Arr
         return jnp.where(at < array[-1], document, -1).astype(jnp.int32)[None]
 
 
-def cu_seqlens_to_mask(
-    cu_seqlens: Any, max_len: int, dtype: npt.DTypeLike = jnp.bool_
-) -> jax.Array:
+def cu_seqlens_to_mask(cu_seqlens: Any, max_len: int, dtype: DTypeLike = jnp.bool_) -> jax.Array:
     """Which tokens are valid, [batch, max_len] (one row for `CuSeqlens`).
 
     Raises:
@@ -228,7 +227,8 @@ def cu_seqlens_to_mask(
     """
     cu = read_cu_seqlens("cu_seqlens", cu_seqlens)
     ids = seqlens_to_ids(cu, _side("max_len", max_len), "cu_seqlens")
-    return (ids >= 0).astype(dtype)
+    mask: jax.Array = (ids >= 0).astype(dtype)
+    return mask
 
 
 def qkv_cu_seqlens_to_qkv_masks(
@@ -237,7 +237,7 @@ def qkv_cu_seqlens_to_qkv_masks(
     max_q_len: int,
     cu_seqlens_kv: Any = None,
     max_kv_len: int | None = None,
-    dtype: npt.DTypeLike = jnp.bool_,
+    dtype: DTypeLike = jnp.bool_,
 ) -> tuple[jax.Array, jax.Array]:
     """Which queries and keys are valid, [batch, max_q_len] and [batch, max_kv_len]."""
     q = cu_seqlens_to_mask(cu_seqlens_q, max_q_len, dtype)
@@ -252,7 +252,7 @@ def qkv_cu_seqlens_to_attention_mask(
     max_q_len: int,
     cu_seqlens_kv: Any = None,
     max_kv_len: int | None = None,
-    dtype: npt.DTypeLike = jnp.bool_,
+    dtype: DTypeLike = jnp.bool_,
 ) -> jax.Array:
     """Which pairs are of one document, [batch, 1, max_q_len, max_kv_len]; S² elements."""
     q = read_cu_seqlens("cu_seqlens_q", cu_seqlens_q)
@@ -267,11 +267,12 @@ def qkv_cu_seqlens_to_attention_mask(
     q_ids = seqlens_to_ids(q, q_len, "cu_seqlens_q")
     kv_ids = seqlens_to_ids(kv, kv_len, "cu_seqlens_kv")
     equal = (q_ids[:, :, None] == kv_ids[:, None, :]) & (q_ids[:, :, None] >= 0)
-    return equal[:, None].astype(dtype)
+    mask: jax.Array = equal[:, None].astype(dtype)
+    return mask
 
 
 def qkv_masks_to_cu_seqlens(
-    q_mask: Array, kv_mask: Array | None = None, *, out_dtype: npt.DTypeLike = jnp.int32
+    q_mask: Array, kv_mask: Array | None = None, *, out_dtype: DTypeLike = jnp.int32
 ) -> tuple[SeqlenPairs, SeqlenPairs]:
     """First valid token of each row and one past its last one, 0 and 0 for rows of padding.
 
@@ -288,7 +289,7 @@ def qkv_masks_to_cu_seqlens(
     return q, q if kv_mask is None else _pairs("kv_mask", kv_mask, out_dtype)
 
 
-def _pairs(where: str, mask: Array, dtype: npt.DTypeLike) -> SeqlenPairs:
+def _pairs(where: str, mask: Array, dtype: DTypeLike) -> SeqlenPairs:
     from maskc_runtime.mask_info.errors import ArgumentShapeError, NotSegmentsError
 
     with settled(mask):
@@ -304,14 +305,14 @@ def _pairs(where: str, mask: Array, dtype: npt.DTypeLike) -> SeqlenPairs:
                 f"{where}: row {row} has padding between valid tokens, which a start and a stop "
                 "cannot say; use segment ids"
             )
-        return SeqlenPairs._of(jnp.stack([starts, stops], 1).reshape(-1).astype(dtype))
+        return SeqlenPairs.unchecked(jnp.stack([starts, stops], 1).reshape(-1).astype(dtype))
 
 
 def attention_mask_to_qkv_cu_seqlens(
     attention_mask: Array,
     *,
     reduce_heads: Literal["any", "all", "first"] = "any",
-    out_dtype: npt.DTypeLike = jnp.int32,
+    out_dtype: DTypeLike = jnp.int32,
 ) -> tuple[SeqlenPairs, SeqlenPairs]:
     """The pairs of a mask's padding: what attends nothing and is attended by nobody.
 
@@ -338,7 +339,7 @@ def attention_mask_to_qkv_cu_seqlens(
 
 
 def ids_to_cu_seqlens(
-    segment_ids: Array, out_dtype: npt.DTypeLike = jnp.int32, max_segments: int | None = None
+    segment_ids: Array, out_dtype: DTypeLike = jnp.int32, max_segments: int | None = None
 ) -> CuSeqlens:
     """FlashAttention's offsets of the documents of a batch, in tokens without padding.
 
@@ -375,7 +376,7 @@ def ids_to_cu_seqlens(
                 raise SeqlensError(f"max_segments: {int(count)} documents, got {max_segments}")
         tokens = jnp.zeros(size, jnp.int32).at[number].add(valid.reshape(-1), mode="drop")
         offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(tokens)])
-        return CuSeqlens._of(jnp.where(count > size, -1, offsets).astype(out_dtype))
+        return CuSeqlens.unchecked(jnp.where(count > size, -1, offsets).astype(out_dtype))
 
 
 def _check_whole(ids: npt.NDArray[Any], starts: npt.NDArray[Any], error: type[Exception]) -> None:

@@ -155,10 +155,9 @@ def _element(mask: expr.Mask, grid: Grid) -> Array:
             at = q + _offset(mask, grid)
             low = True if left is None else kv >= at - left
             return low & (True if right is None else kv <= at + right) & grid.inside
-        case expr.Chunked(chunk=chunk, offset=offset):
-            return (q - offset) // chunk == (kv - offset) // chunk
-        case expr.ChunkedCausal(chunk=chunk, offset=offset):
-            return ((q - offset) // chunk == (kv - offset) // chunk) & (kv <= q)
+        case expr.Chunked(chunk=chunk, offset=offset) | expr.ChunkedCausal(chunk, offset):
+            same = (q - offset) // chunk == (kv - offset) // chunk
+            return same if isinstance(mask, expr.Chunked) else same & (kv <= q)
         case expr.Prefix(length=length):
             return kv < length
         case expr.Rectangle():
@@ -180,7 +179,7 @@ def _element(mask: expr.Mask, grid: Grid) -> Array:
             kv_len = grid.kv_len - mask.kv if mask.kv_len is None else mask.kv_len
             if min(q_len, kv_len) < 1:
                 return jnp.zeros((), jnp.bool_)
-            at = grid.moved(np.int32([-mask.q]), np.int32([-mask.kv]), q_len, kv_len)
+            at = grid.moved(np.array([-mask.q]), np.array([-mask.kv]), q_len, kv_len)
             return _element(inner, at) & at.inside
     plan = compile_mask(mask, q_len=grid.q_len, kv_len=grid.kv_len, splash=False)
     return _explicit(jnp.asarray(plan.to_dense()[None, None]), grid)

@@ -1,5 +1,6 @@
 """What a `MaskInfo` holds: its fields, its identity, and how it is changed."""
 
+# ruff: noqa: SLF001  # what is private to the class is shared by its modules
 from __future__ import annotations
 
 import dataclasses

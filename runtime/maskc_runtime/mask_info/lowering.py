@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,15 +67,15 @@ def mask_of(term: Term, where: str, row: int, head: int) -> Mask:
         TracedMaskError: a value of the term is traced.
     """
 
-    def at(values: Array, what: str) -> npt.NDArray[np.generic]:
+    def at(values: Array, what: str) -> npt.NDArray[Any]:
         known = host(values, where, what)
-        return known[row if known.shape[0] > 1 else 0]
+        return np.asarray(known[row if known.shape[0] > 1 else 0])
 
-    def one_head(values: Array, what: str, rank: int) -> npt.NDArray[np.generic]:
+    def one_head(values: Array, what: str, rank: int) -> npt.NDArray[Any]:
         known = at(values, what)
         if known.ndim == rank:
             return known
-        return known[head if known.shape[0] > 1 else 0]
+        return np.asarray(known[head if known.shape[0] > 1 else 0])
 
     match term:
         case AllOf(terms=terms):

@@ -1,5 +1,6 @@
 """What restricts a `MaskInfo` further. Every operation keeps documents and padding."""
 
+# ruff: noqa: SLF001  # what is private to the class is shared by its modules
 from __future__ import annotations
 
 from typing import Any, Literal, Self
@@ -70,7 +71,7 @@ class Operations(Fields):
         width = kv_len
         if mode in {"decode", "prefill"}:
             if not (isinstance(left, int) and isinstance(right, int)):
-                raise ValueError(f"sliding_window: mode={mode!r} needs known bounds on both sides")
+                raise ValueError(f"sliding_window: mode={mode!r} needs two known bounds")
             whole = (
                 left if mode == "prefill" and not isinstance(sliding_window, tuple | list) else None
             )
@@ -78,7 +79,9 @@ class Operations(Fields):
         if mode != "decode":
             term = _band(left, right, offset, q_len, "apply_sliding_window")
             info = self._restricted(term, _rows_of(term), sliding_window_baked_in=True)
-            return info._cut(np.int32([0]), np.int32([kv_len - width]), q_len, width)
+            return info._cut(
+                np.array([0], np.int32), np.array([kv_len - width], np.int32), q_len, width
+            )
         if index is None:
             raise ValueError("index: mode='decode' needs the position of the query")
         at, shift = _by_row("index", index), _by_row("offset", offset)
@@ -137,8 +140,8 @@ class Operations(Fields):
         """Tokens of one type: also may attend each other, or only they may.
 
         "union" adds pairs of one type to what may attend, "intersect" keeps only those, "replace"
-        has them in place of every mask and condition so far. Never across documents or into padding:
-        segment ids keep holding.
+        has them in place of every mask and condition so far. Never across documents or into
+        padding: segment ids keep holding.
 
         Args:
             token_type_ids: int [batch, len], or a tuple of those of queries and keys; negative

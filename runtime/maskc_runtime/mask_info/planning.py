@@ -1,5 +1,6 @@
 """A `MaskInfo` as a plan, from a plan, as operands of attention, and as a picture."""
 
+# what is private to the class is shared by its modules
 from __future__ import annotations
 
 import sys

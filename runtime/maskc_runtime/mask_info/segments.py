@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
+from jax.typing import DTypeLike
 
 from maskc_runtime.mask_info.errors import (
     ArgumentShapeError,
@@ -42,8 +42,8 @@ def truth(where: str, values: Any) -> jax.Array:
         floats = not jnp.issubdtype(array.dtype, jnp.integer)
         if floats and (is_traced(array) or bool(((array != 0) & (array != 1)).any())):
             raise ArgumentTypeError(
-                f"{where}: expected bool or integers, or zeros and ones, got {array.dtype} of shape "
-                f"{array.shape}; an additive bias is no mask, pass `bias == 0`"
+                f"{where}: expected bool or integers, or zeros and ones, got {array.dtype} of "
+                f"shape {array.shape}; an additive bias is no mask, pass `bias == 0`"
             )
         return array > 0
 
@@ -69,7 +69,7 @@ def integers(where: str, values: Any, *ranks: int) -> jax.Array:
 
 def segment_ids_to_mask(
     segment_ids: Array | tuple[Array, Array],
-    dtype: npt.DTypeLike = jnp.bool_,
+    dtype: DTypeLike = jnp.bool_,
     return_separate_masks: bool = False,
 ) -> Any:
     """Where the ids are equal and not negative, [batch, 1 or heads, q_len, kv_len].
@@ -93,7 +93,7 @@ def segment_ids_to_mask(
 def segment_ids_to_qkv_masks(
     q_segment_ids: Array,
     kv_segment_ids: Array | None = None,
-    dtype: npt.DTypeLike = jnp.bool_,
+    dtype: DTypeLike = jnp.bool_,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`(q_mask, kv_mask, attention_mask)` of segment ids; None for kv is the ids of q."""
     ids = (q_segment_ids, q_segment_ids if kv_segment_ids is None else kv_segment_ids)

@@ -1,5 +1,6 @@
 """How the arrays of a `MaskInfo` are laid out on a mesh."""
 
+# ruff: noqa: SLF001  # what is private to the class is shared by its modules
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -36,7 +37,8 @@ def shardings(
         if array is None:
             return None
         named = zip(array.shape, axes, strict=True)
-        return PartitionSpec(*(_present(axis, length, sizes) for length, axis in named))
+        names = (_present(axis, length, sizes) for length, axis in named)
+        return PartitionSpec(*names)  # type: ignore[no-untyped-call]
 
     def tokens(array: Array, heads: AxisNames) -> PartitionSpec | None:
         if array is not None and array.ndim == 3:

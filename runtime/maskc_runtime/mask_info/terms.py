@@ -128,10 +128,11 @@ def both(*terms: Term | None) -> Term | None:
     joined: list[Term] = []
     for part in parts:
         last = joined[-1] if joined else None
-        if _one_mask(part) and last is not None and _one_mask(last):
-            joined[-1] = Static((last.masks[0] & part.masks[0],))
-        else:
-            joined.append(part)
+        match last, part:
+            case Static(masks=(left,)), Static(masks=(right,)):
+                joined[-1] = Static((left & right,))
+            case _:
+                joined.append(part)
     if len(joined) < 2:
         return joined[0] if joined else None
     return AllOf(tuple(joined))
@@ -140,10 +141,6 @@ def both(*terms: Term | None) -> Term | None:
 def either(left: Term | None, right: Term) -> Term | None:
     """The pairs that one of them allows."""
     return None if left is None else AnyOf((left, right))
-
-
-def _one_mask(term: Term) -> bool:
-    return isinstance(term, Static) and len(term.masks) == 1
 
 
 def heads_of(term: Term | None) -> int:
@@ -155,10 +152,16 @@ def heads_of(term: Term | None) -> int:
             return int(q.shape[1]) if q.ndim == 3 else 1
         case Stored(mask=mask):
             return int(mask.shape[1])
-        case Static(masks=masks):  # a MultiHead has as many masks as heads
-            return max(len(m.masks) if type(m).__name__ == "MultiHead" else 1 for m in masks)
+        case Static(masks=masks):
+            return max(_heads_of_mask(mask) for mask in masks)
         case Compiled(plan=plan, batch=batch):
             return plan.heads // batch
         case Moved(term=inner):
             return heads_of(inner)
     return 1
+
+
+def _heads_of_mask(mask: Mask) -> int:
+    from maskc.algebra import MultiHead  # the compiler is not needed to import this
+
+    return len(mask.masks) if isinstance(mask, MultiHead) else 1

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 import numpy.typing as npt
+from jax.core import Tracer
 
 from maskc_runtime.mask_info.errors import TracedMaskError
 
@@ -19,7 +20,7 @@ Array: TypeAlias = Any
 
 def is_traced(*trees: Any) -> bool:
     """Is a leaf of these trees a tracer?"""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def settled(*trees: Any) -> contextlib.AbstractContextManager[Any]:

@@ -1,5 +1,6 @@
 """What a `MaskInfo` says about itself: the dense mask, ids, lengths, positions, bias."""
 
+# what is private to the class is shared by its modules
 from __future__ import annotations
 
 from typing import Any, Self
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.typing import DTypeLike
 
 from maskc_runtime.mask_info.cu_seqlens import (
     CuSeqlens,
@@ -38,7 +40,7 @@ class Views(Fields):
         return self.get_or_compute_attention_mask()
 
     @logged
-    def get_or_compute_attention_mask(self, dtype: npt.DTypeLike = jnp.bool_) -> jax.Array:
+    def get_or_compute_attention_mask(self, dtype: DTypeLike = jnp.bool_) -> jax.Array:
         """The whole mask, [batch, heads or 1, q_len, kv_len], q_len x kv_len elements for each.
 
         Args:
@@ -60,14 +62,14 @@ class Views(Fields):
         return jnp.broadcast_to(mask, shape).astype(dtype)
 
     @logged
-    def materialize_attention_mask(self, dtype: npt.DTypeLike = jnp.bool_) -> Self:
+    def materialize_attention_mask(self, dtype: DTypeLike = jnp.bool_) -> Self:
         """A copy that keeps the whole mask, for programs that use it more than once."""
         mask = self.get_or_compute_attention_mask(dtype)
         if self._explicit() is None:
             return self._changed(_attention_mask=mask, _derived=True)
         return self._changed(_attention_mask=mask, _term=None)
 
-    def to_dtype(self, dtype: npt.DTypeLike) -> Self:
+    def to_dtype(self, dtype: DTypeLike) -> Self:
         """A copy that keeps the whole mask in `dtype`, as `_attention_mask`."""
         return self.materialize_attention_mask(dtype)
 
@@ -77,14 +79,14 @@ class Views(Fields):
         return self.create_bias()
 
     @logged
-    def create_bias(self, dtype: npt.DTypeLike = jnp.float32) -> jax.Array:
+    def create_bias(self, dtype: DTypeLike = jnp.float32) -> jax.Array:
         """The whole mask as an additive bias: 0, or the most negative number of `dtype`.
 
         A query that may attend nothing gets the same number everywhere, so a plain softmax attends
         all keys alike; `maskc_runtime.attention` under `plan()` gives it output 0.
         """
         kind = jnp.dtype(dtype)
-        low = jnp.asarray(jnp.finfo(kind).min, kind)
+        low = jnp.asarray(jnp.finfo(kind).min, kind)  # type: ignore[no-untyped-call]
         return jnp.where(self.get_or_compute_attention_mask(), jnp.zeros((), kind), low)
 
     # --- segment ids ---------------------------------------------------------------------------
@@ -135,7 +137,7 @@ class Views(Fields):
         """Bool scalar: has a batch row more than one segment?"""
         ids = self.q_segment_ids
         largest = ids.max(-1)
-        smallest = jnp.where(ids < 0, jnp.iinfo(ids.dtype).max, ids).min(-1)
+        smallest = jnp.where(ids < 0, np.iinfo(np.int32).max, ids).min(-1)
         return (largest > smallest).any()
 
     @property
@@ -143,9 +145,7 @@ class Views(Fields):
         """Int32 [batch, q_len]: 1, and 0 for padding."""
         return (self.q_segment_ids >= 0).astype(jnp.int32)
 
-    def get_qkv_masks(
-        self, dtype: npt.DTypeLike = jnp.bool_
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def get_qkv_masks(self, dtype: DTypeLike = jnp.bool_) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Which queries and which keys are no padding, and the whole mask."""
         q, kv = self.get_or_compute_segment_ids()
         mask = self.get_or_compute_attention_mask(dtype)
@@ -196,7 +196,7 @@ class Views(Fields):
 
     @logged
     def get_or_compute_qkv_cu_seqlens(
-        self, *, out_dtype: npt.DTypeLike = jnp.int32, max_segments: int | None = None
+        self, *, out_dtype: DTypeLike = jnp.int32, max_segments: int | None = None
     ) -> tuple[CuSeqlens | SeqlenPairs, CuSeqlens | SeqlenPairs]:
         """Cumulative lengths: as given; else offsets of the ids' documents; else pairs of the mask.
 
