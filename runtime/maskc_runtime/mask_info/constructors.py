@@ -16,7 +16,7 @@ from maskc_runtime.mask_info.errors import ArgumentShapeError, ArgumentTypeError
 from maskc_runtime.mask_info.fields import AxisNames, Fields
 from maskc_runtime.mask_info.segments import integers, padding_ids, truth
 from maskc_runtime.mask_info.terms import Static
-from maskc_runtime.mask_info.traced import Array, settled
+from maskc_runtime.mask_info.traced import Array, namespace
 
 if TYPE_CHECKING:
     from maskc.algebra import Mask
@@ -57,11 +57,11 @@ class Constructors(Fields):
         given = q_segment_ids, q_segment_ids if kv_segment_ids is None else kv_segment_ids
         names = "q_segment_ids", "kv_segment_ids"
         if is_attn_mask:
-            with settled(given):
-                q, kv = (
-                    jnp.where(truth(n, x), 0, -1).astype(jnp.int32)
-                    for n, x in zip(names, given, strict=True)
-                )
+            xp = namespace(given)
+            q, kv = (
+                xp.where(truth(n, x), 0, -1).astype(xp.int32)
+                for n, x in zip(names, given, strict=True)
+            )
         else:
             q, kv = (integers(n, x, 2, 3) for n, x in zip(names, given, strict=True))
         if q.shape[0] != kv.shape[0] or q.ndim != kv.ndim or q.shape[1:-1] != kv.shape[1:-1]:
@@ -114,27 +114,27 @@ class Constructors(Fields):
             ArgumentTypeError: floats that are no zeros and ones, like an additive bias.
             ArgumentShapeError: of another rank.
         """
-        with settled(attention_mask):
-            mask = truth("attention_mask", attention_mask)
-            mask = mask if mask_is_valid else ~mask
-            names: dict[str, Any] = {
-                "q_positions": q_positions,
-                "kv_positions": kv_positions,
-                "batch_axis_name": batch_axis_name,
-                "qheads_axis_name": qheads_axis_name,
-                "kvheads_axis_name": kvheads_axis_name,
-                "sequence_axis_name": sequence_axis_name,
-            }
-            if mask.ndim == 2:
-                return cls.from_segments(jnp.where(mask, 0, -1), **names)
-            if mask.ndim not in {3, 4}:
-                raise ArgumentShapeError(
-                    "attention_mask: expected [batch, len], [batch, q_len, kv_len] or [batch, "
-                    f"heads, q_len, kv_len], got shape {mask.shape}"
-                )
-            mask = mask[:, None] if mask.ndim == 3 else mask
-            q, kv = padding_ids(mask)
-            return cls(_attention_mask=mask, _q_segment_ids=q, _kv_segment_ids=kv, **names)
+        xp = namespace(attention_mask)
+        mask = truth("attention_mask", attention_mask)
+        mask = mask if mask_is_valid else ~mask
+        names: dict[str, Any] = {
+            "q_positions": q_positions,
+            "kv_positions": kv_positions,
+            "batch_axis_name": batch_axis_name,
+            "qheads_axis_name": qheads_axis_name,
+            "kvheads_axis_name": kvheads_axis_name,
+            "sequence_axis_name": sequence_axis_name,
+        }
+        if mask.ndim == 2:
+            return cls.from_segments(xp.where(mask, 0, -1), **names)
+        if mask.ndim not in {3, 4}:
+            raise ArgumentShapeError(
+                "attention_mask: expected [batch, len], [batch, q_len, kv_len] or [batch, "
+                f"heads, q_len, kv_len], got shape {mask.shape}"
+            )
+        mask = mask[:, None] if mask.ndim == 3 else mask
+        q, kv = padding_ids(mask)
+        return cls(_attention_mask=mask, _q_segment_ids=q, _kv_segment_ids=kv, **names)
 
     @classmethod
     @logged

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from maskc_runtime.mask_info.errors import SeqlensError, TracedMaskError
 from maskc_runtime.mask_info.segments import truth
-from maskc_runtime.mask_info.traced import Array, is_traced, settled
+from maskc_runtime.mask_info.traced import Array, is_traced, namespace, running_max
 
 __all__ = [
     "CuSeqlens",
@@ -205,18 +205,18 @@ def seqlens_to_ids(cu: CuSeqlens | SeqlenPairs, max_len: int, where: str) -> Arr
     Raises:
         SeqlensError: more tokens than `max_len`.
     """
-    with settled(cu):
-        if not is_traced(cu) and int(np.max(np.asarray(cu.array))) > max_len:
-            raise SeqlensError(
-                f"{where}: expected tokens up to {max_len}, got {_shown(np.asarray(cu.array))}"
-            )
-        at = jnp.arange(max_len, dtype=jnp.int32)
-        array = jnp.asarray(cu.array)
-        if isinstance(cu, SeqlenPairs):
-            starts, stops = array[::2, None], array[1::2, None]
-            return jnp.where((starts <= at) & (at < stops), 0, -1).astype(jnp.int32)
-        document = jnp.searchsorted(array, at, side="right") - 1
-        return jnp.where(at < array[-1], document, -1).astype(jnp.int32)[None]
+    xp = namespace(cu)
+    if not is_traced(cu) and int(np.max(np.asarray(cu.array))) > max_len:
+        raise SeqlensError(
+            f"{where}: expected tokens up to {max_len}, got {_shown(np.asarray(cu.array))}"
+        )
+    at = xp.arange(max_len, dtype=xp.int32)
+    array = xp.asarray(cu.array)
+    if isinstance(cu, SeqlenPairs):
+        starts, stops = array[::2, None], array[1::2, None]
+        return xp.where((starts <= at) & (at < stops), 0, -1).astype(xp.int32)
+    document = xp.searchsorted(array, at, side="right") - 1
+    return xp.where(at < array[-1], document, -1).astype(xp.int32)[None]
 
 
 def cu_seqlens_to_mask(cu_seqlens: Any, max_len: int, dtype: DTypeLike = jnp.bool_) -> jax.Array:
@@ -227,8 +227,7 @@ def cu_seqlens_to_mask(cu_seqlens: Any, max_len: int, dtype: DTypeLike = jnp.boo
     """
     cu = read_cu_seqlens("cu_seqlens", cu_seqlens)
     ids = seqlens_to_ids(cu, _side("max_len", max_len), "cu_seqlens")
-    mask: jax.Array = (ids >= 0).astype(dtype)
-    return mask
+    return jnp.asarray(ids >= 0).astype(dtype)
 
 
 def qkv_cu_seqlens_to_qkv_masks(
@@ -267,8 +266,7 @@ def qkv_cu_seqlens_to_attention_mask(
     q_ids = seqlens_to_ids(q, q_len, "cu_seqlens_q")
     kv_ids = seqlens_to_ids(kv, kv_len, "cu_seqlens_kv")
     equal = (q_ids[:, :, None] == kv_ids[:, None, :]) & (q_ids[:, :, None] >= 0)
-    mask: jax.Array = equal[:, None].astype(dtype)
-    return mask
+    return jnp.asarray(equal[:, None]).astype(dtype)
 
 
 def qkv_masks_to_cu_seqlens(
@@ -292,20 +290,20 @@ def qkv_masks_to_cu_seqlens(
 def _pairs(where: str, mask: Array, dtype: DTypeLike) -> SeqlenPairs:
     from maskc_runtime.mask_info.errors import ArgumentShapeError, NotSegmentsError
 
-    with settled(mask):
-        valid = truth(where, mask)
-        if valid.ndim != 2:
-            raise ArgumentShapeError(f"{where}: expected [batch, len], got shape {valid.shape}")
-        some = valid.any(1)
-        starts = jnp.where(some, valid.argmax(1), 0)
-        stops = jnp.where(some, valid.shape[1] - valid[:, ::-1].argmax(1), 0)
-        if not is_traced(valid) and bool((stops - starts != valid.sum(1)).any()):
-            row = int(np.argmax(np.asarray(stops - starts != valid.sum(1))))
-            raise NotSegmentsError(
-                f"{where}: row {row} has padding between valid tokens, which a start and a stop "
-                "cannot say; use segment ids"
-            )
-        return SeqlenPairs.unchecked(jnp.stack([starts, stops], 1).reshape(-1).astype(dtype))
+    xp = namespace(mask)
+    valid = truth(where, mask)
+    if valid.ndim != 2:
+        raise ArgumentShapeError(f"{where}: expected [batch, len], got shape {valid.shape}")
+    some = valid.any(1)
+    starts = xp.where(some, valid.argmax(1), 0)
+    stops = xp.where(some, valid.shape[1] - valid[:, ::-1].argmax(1), 0)
+    if not is_traced(valid) and bool((stops - starts != valid.sum(1)).any()):
+        row = int(np.argmax(np.asarray(stops - starts != valid.sum(1))))
+        raise NotSegmentsError(
+            f"{where}: row {row} has padding between valid tokens, which a start and a stop "
+            "cannot say; use segment ids"
+        )
+    return SeqlenPairs.unchecked(xp.stack([starts, stops], 1).reshape(-1).astype(dtype))
 
 
 def attention_mask_to_qkv_cu_seqlens(
@@ -357,26 +355,27 @@ def ids_to_cu_seqlens(
     """
     from maskc_runtime.mask_info.errors import NotSegmentsError
 
-    with settled(segment_ids):
-        ids = jnp.asarray(segment_ids)
-        valid = ids >= 0
-        at = jnp.arange(ids.shape[1])
-        last = jax.lax.cummax(jnp.where(valid, at, -1), axis=1)  # the last valid token so far
-        before = jnp.pad(last[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-        previous = jnp.take_along_axis(ids, jnp.maximum(before, 0), axis=1)
-        starts = valid & ((before < 0) | (previous != ids))
-        number = jnp.cumsum(starts.reshape(-1)) - 1
-        count = number[-1] + 1
-        size = ids.size if max_segments is None else max_segments
-        if not is_traced(ids):
-            _check_whole(np.asarray(ids), np.asarray(starts), NotSegmentsError)
-            if max_segments is None:
-                size = int(count)
-            elif int(count) > size:
-                raise SeqlensError(f"max_segments: {int(count)} documents, got {max_segments}")
-        tokens = jnp.zeros(size, jnp.int32).at[number].add(valid.reshape(-1), mode="drop")
-        offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(tokens)])
-        return CuSeqlens.unchecked(jnp.where(count > size, -1, offsets).astype(out_dtype))
+    xp = namespace(segment_ids)
+    ids = xp.asarray(segment_ids)
+    valid = ids >= 0
+    at = xp.arange(ids.shape[1])
+    last = running_max(xp.where(valid, at, -1))  # the last valid token so far
+    before = xp.pad(last[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    previous = xp.take_along_axis(ids, xp.maximum(before, 0), axis=1)
+    starts = valid & ((before < 0) | (previous != ids))
+    number = xp.cumsum(starts.reshape(-1)) - 1
+    count = number[-1] + 1
+    size = ids.size if max_segments is None else max_segments
+    if not is_traced(ids):
+        _check_whole(np.asarray(ids), np.asarray(starts), NotSegmentsError)
+        if max_segments is None:
+            size = int(count)
+        elif int(count) > size:
+            raise SeqlensError(f"max_segments: {int(count)} documents, got {max_segments}")
+    place = xp.where(valid.reshape(-1), xp.minimum(number, size), size) + 1
+    length = {"length": size + 2} if xp is jnp else {"minlength": size + 2}
+    offsets = xp.cumsum(xp.bincount(place, **length)[: size + 1])
+    return CuSeqlens.unchecked(xp.where(count > size, -1, offsets).astype(out_dtype))
 
 
 def _check_whole(ids: npt.NDArray[Any], starts: npt.NDArray[Any], error: type[Exception]) -> None:

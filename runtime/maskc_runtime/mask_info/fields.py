@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xxhash
 
 from maskc_runtime.mask_info.errors import ArgumentShapeError
 from maskc_runtime.mask_info.segments import integers, truth
 from maskc_runtime.mask_info.terms import Equal, Stored, Term, both, heads_of
-from maskc_runtime.mask_info.traced import Array, host, settled
+from maskc_runtime.mask_info.traced import Array, host, namespace
 
 __all__ = ["AxisNames", "Fields"]
 
@@ -192,9 +191,8 @@ class Fields:
                 "_attention_mask: expected [batch, heads or 1, q_len, kv_len] or [batch, q_len, "
                 f"kv_len], got shape {mask.shape}; for padding use from_attention_mask"
             )
-        with settled(mask):
-            mask = truth("_attention_mask", mask)
-            return mask[:, None] if mask.ndim == 3 else mask
+        mask = truth("_attention_mask", mask)
+        return mask[:, None] if mask.ndim == 3 else mask
 
     def _whole_term(self) -> Term | None:
         """Every condition but the ids."""
@@ -224,11 +222,11 @@ class Fields:
         if own != 1:
             raise ArgumentShapeError(f"batch: expected 1 or {own} rows, got {batch}")
         names = [name for name in LEAVES[:3] + LEAVES[5:7] if getattr(self, name) is not None]
-        with settled(*(getattr(self, name) for name in names)):
-            wide = {
-                name: jnp.broadcast_to(x, (batch, *x.shape[1:]))
-                for name, x in ((name, jnp.asarray(getattr(self, name))) for name in names)
-            }
+        xp = namespace(*(getattr(self, name) for name in names))
+        wide = {
+            name: xp.broadcast_to(x, (batch, *x.shape[1:]))
+            for name, x in ((name, xp.asarray(getattr(self, name))) for name in names)
+        }
         return self._changed(_cu_seqlens_q=None, _cu_seqlens_kv=None, **wide)
 
     # --- changes -------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-import jax.numpy as jnp
 import numpy as np
 
 from maskc_runtime.mask_info.debug import logged
@@ -13,7 +12,7 @@ from maskc_runtime.mask_info.errors import ArgumentShapeError
 from maskc_runtime.mask_info.fields import Fields
 from maskc_runtime.mask_info.segments import integers, joined_ids, padding_ids
 from maskc_runtime.mask_info.terms import Between, Equal, Moved, Static, Term, either
-from maskc_runtime.mask_info.traced import Array, is_traced, settled
+from maskc_runtime.mask_info.traced import Array, is_traced, namespace
 
 __all__ = ["Operations"]
 
@@ -85,13 +84,13 @@ class Operations(Fields):
         if index is None:
             raise ValueError("index: mode='decode' needs the position of the query")
         at, shift = _by_row("index", index), _by_row("offset", offset)
-        with settled(at, shift):
-            one = q_len == 1
-            if not one and not is_traced(at) and bool(((at < 0) | (at >= q_len)).any()):
-                raise ArgumentShapeError(f"index: expected 0 to {q_len - 1}, got {index}")
-            row = jnp.zeros(1, jnp.int32) if one else at
-            term = _band(left, right, shift + at if one else shift, q_len, "apply_sliding_window")
-            start = jnp.clip(at + shift - left, 0, kv_len - width)
+        xp = namespace(at, shift)
+        one = q_len == 1
+        if not one and not is_traced(at) and bool(((at < 0) | (at >= q_len)).any()):
+            raise ArgumentShapeError(f"index: expected 0 to {q_len - 1}, got {index}")
+        row = xp.zeros(1, xp.int32) if one else at
+        term = _band(left, right, shift + at if one else shift, q_len, "apply_sliding_window")
+        start = xp.clip(at + shift - left, 0, kv_len - width)
         info = self._restricted(term, _rows_of(term), sliding_window_baked_in=True)
         return info._cut(row, start, 1, width)
 
@@ -120,11 +119,11 @@ class Operations(Fields):
             term: Term = Static((Shift(chunks, q=-shift) if shift else chunks,))
             return self._restricted(term, chunked_mask_baked_in=True)
         length, shift = _by_row("chunk_size", size), _by_row("offset", shift)
-        with settled(length, shift):
-            q = jnp.arange(q_len, dtype=jnp.int32) + shift[:, None]
-            start = jnp.where(length[:, None] > 0, q // jnp.maximum(length, 1)[:, None], 0)
-            starts = start * length[:, None]
-            stops = jnp.where((length[:, None] > 0) & (q >= 0), jnp.minimum(q + 1, kv_len), 0)
+        xp = namespace(length, shift)
+        q = xp.arange(q_len, dtype=xp.int32) + shift[:, None]
+        start = xp.where(length[:, None] > 0, q // xp.maximum(length, 1)[:, None], 0)
+        starts = start * length[:, None]
+        stops = xp.where((length[:, None] > 0) & (q >= 0), xp.minimum(q + 1, kv_len), 0)
         term = Between(starts, stops)
         return self._restricted(term, _rows_of(term), chunked_mask_baked_in=True)
 
@@ -174,9 +173,9 @@ class Operations(Fields):
                 f"keys, got {q.shape} and {kv.shape}"
             )
         info = self._with_ids()._of_batch(q.shape[0])
-        with settled(q, kv):
-            if zero_policy != "none":
-                q, kv = (jnp.where(x == 0, -1, x) for x in (q, kv))
+        xp = namespace(q, kv)
+        if zero_policy != "none":
+            q, kv = (xp.where(x == 0, -1, x) for x in (q, kv))
         types = Equal(q, kv)
         term = {
             "union": either(info._whole_term(), types),
@@ -190,12 +189,12 @@ class Operations(Fields):
         if not update:
             return info._restricted(types)
         ids = info._ids()
-        with settled(ids, q, kv):
-            rows = max(batch, q.shape[0])
-            q, kv = (jnp.broadcast_to(x, (rows, x.shape[1])) for x in (q, kv))
-            if ids[0].ndim == 3:
-                q, kv = (jnp.repeat(x[:, None], ids[0].shape[1], 1) for x in (q, kv))
-            q, kv = joined_ids((ids[0], q), (ids[1], kv))
+        xp = namespace(ids, q, kv)
+        rows = max(batch, q.shape[0])
+        q, kv = (xp.broadcast_to(x, (rows, x.shape[1])) for x in (q, kv))
+        if ids[0].ndim == 3:
+            q, kv = (xp.repeat(x[:, None], ids[0].shape[1], 1) for x in (q, kv))
+        q, kv = joined_ids((ids[0], q), (ids[1], kv))
         return info._changed(_q_segment_ids=q, _kv_segment_ids=kv)
 
     @logged
@@ -234,17 +233,17 @@ class Operations(Fields):
         width = own_kv if sliding_window is None else min(int(sliding_window), own_kv)
         if width < 1:
             raise ValueError(f"sliding_window: expected an integer >= 1, got {sliding_window}")
-        with settled(ids, lengths, ends):
-            if own_q != q_len and not is_traced(ends) and bool((ends > own_q).any()):
-                raise ArgumentShapeError(
-                    f"{'kv_lengths' if end_index is None else 'end_index'}: expected at most the "
-                    f"{own_q} queries of the mask, got {ends}"
-                )
-            filled = jnp.arange(own_kv) < lengths[:, None]
-            filled = filled[:, None] if ids[1].ndim == 3 else filled
-            kv = jnp.where(filled, ids[1], -1)
-            q_start = jnp.clip(ends - q_len, 0, own_q - q_len)
-            kv_start = jnp.clip(lengths - width, 0, own_kv - width)
+        xp = namespace(ids, lengths, ends)
+        if own_q != q_len and not is_traced(ends) and bool((ends > own_q).any()):
+            raise ArgumentShapeError(
+                f"{'kv_lengths' if end_index is None else 'end_index'}: expected at most the "
+                f"{own_q} queries of the mask, got {ends}"
+            )
+        filled = xp.arange(own_kv) < lengths[:, None]
+        filled = filled[:, None] if ids[1].ndim == 3 else filled
+        kv = xp.where(filled, ids[1], -1)
+        q_start = xp.clip(ends - q_len, 0, own_q - q_len)
+        kv_start = xp.clip(lengths - width, 0, own_kv - width)
         if info._derived:
             info = info._changed(_attention_mask=None, _derived=False)
         info = info._changed(_q_segment_ids=ids[0], _kv_segment_ids=kv)
@@ -256,11 +255,11 @@ class Operations(Fields):
             return self
         batch, q_len, kv_len = self._lengths("segment ids")
         mask = self._explicit()
-        with settled(mask):
-            if mask is not None:
-                q, kv = padding_ids(mask)
-            else:
-                q, kv = (jnp.zeros((batch, n), jnp.int32) for n in (q_len, kv_len))
+        xp = namespace(mask)
+        if mask is not None:
+            q, kv = padding_ids(mask)
+        else:
+            q, kv = (xp.zeros((batch, n), xp.int32) for n in (q_len, kv_len))
         return self._changed(_q_segment_ids=q, _kv_segment_ids=kv)
 
     def _cut(self, q_start: Array, kv_start: Array, q_len: int, kv_len: int) -> Self:
@@ -272,13 +271,12 @@ class Operations(Fields):
         info = info._with_ids()._of_batch(max(batch, len(q_start), len(kv_start)))
         term = info._whole_term()
         ids = info._ids()
-        with settled(ids, q_start, kv_start, info.q_positions, info.kv_positions):
-            moves = ((q_start, q_len), (kv_start, kv_len)) * 2
-            arrays = (*ids, info.q_positions, info.kv_positions)
-            q, kv, q_at, kv_at = (
-                None if x is None else _slices(jnp.asarray(x), *move)
-                for x, move in zip(arrays, moves, strict=True)
-            )
+        moves = ((q_start, q_len), (kv_start, kv_len)) * 2
+        arrays = (*ids, info.q_positions, info.kv_positions)
+        q, kv, q_at, kv_at = (
+            None if x is None else _slices(namespace(x).asarray(x), *move)
+            for x, move in zip(arrays, moves, strict=True)
+        )
         return info._changed(
             _attention_mask=None,
             _derived=False,
@@ -292,10 +290,11 @@ class Operations(Fields):
 
 def _slices(values: Array, start: Array, length: int) -> Array:
     """`values[b, ..., start[b] : start[b] + length]` for each row."""
-    at = jnp.asarray(start)[:, None] + jnp.arange(length)
+    xp = namespace(values, start)
+    at = xp.asarray(start)[:, None] + xp.arange(length)
     at = at.reshape(at.shape[0], *(1,) * (values.ndim - 2), length)
-    at = jnp.broadcast_to(at, (*values.shape[:-1], length))
-    return jnp.take_along_axis(values, at, axis=-1)
+    at = xp.broadcast_to(at, (*values.shape[:-1], length))
+    return xp.take_along_axis(values, at, axis=-1)
 
 
 def _known(where: str, value: Any) -> Any:
@@ -313,8 +312,7 @@ def _known(where: str, value: Any) -> Any:
 
 def _by_row(where: str, value: Any) -> Array:
     """Int32 [batch or 1]."""
-    with settled(value):
-        return integers(where, value, 0, 1).reshape(-1)
+    return integers(where, value, 0, 1).reshape(-1)
 
 
 def _window(window: Any) -> tuple[Any, Any]:
@@ -339,9 +337,9 @@ def _band(left: Any, right: Any, offset: Any, q_len: int, where: str) -> Term:
             return Static((Causal(offset),))
         return Static((Local(left, right, offset),))
     left, right, shift = (_by_row(where, _FAR if x is None else x) for x in (left, right, offset))
-    with settled(left, right, shift):
-        at = jnp.arange(q_len, dtype=jnp.int32) + shift[:, None]
-        return Between(at - left[:, None], at + right[:, None] + 1)
+    xp = namespace(left, right, shift)
+    at = xp.arange(q_len, dtype=xp.int32) + shift[:, None]
+    return Between(at - left[:, None], at + right[:, None] + 1)
 
 
 def _rows_of(term: Term) -> int:

@@ -15,9 +15,10 @@ from maskc_runtime.mask_info.errors import (
     NotSegmentsError,
     TracedMaskError,
 )
-from maskc_runtime.mask_info.traced import Array, is_traced, settled
+from maskc_runtime.mask_info.traced import Array, is_traced, namespace, running_max
 
 __all__ = [
+    "ids_of_mask",
     "integers",
     "joined_ids",
     "mask_to_segment_ids",
@@ -29,42 +30,42 @@ __all__ = [
 ]
 
 
-def truth(where: str, values: Any) -> jax.Array:
+def truth(where: str, values: Any) -> Array:
     """A mask as bool: of numbers, positive ones are True.
 
     Raises:
         ArgumentTypeError: floats other than known zeros and ones, like an additive bias.
     """
-    with settled(values):
-        array = jnp.asarray(values)
-        if array.dtype == jnp.bool_:
-            return array
-        floats = not jnp.issubdtype(array.dtype, jnp.integer)
-        if floats and (is_traced(array) or bool(((array != 0) & (array != 1)).any())):
-            raise ArgumentTypeError(
-                f"{where}: expected bool or integers, or zeros and ones, got {array.dtype} of "
-                f"shape {array.shape}; an additive bias is no mask, pass `bias == 0`"
-            )
-        return array > 0
+    xp = namespace(values)
+    array = xp.asarray(values)
+    if array.dtype == xp.bool_:
+        return array
+    floats = not xp.issubdtype(array.dtype, xp.integer)
+    if floats and (is_traced(array) or bool(((array != 0) & (array != 1)).any())):
+        raise ArgumentTypeError(
+            f"{where}: expected bool or integers, or zeros and ones, got {array.dtype} of "
+            f"shape {array.shape}; an additive bias is no mask, pass `bias == 0`"
+        )
+    return array > 0
 
 
-def integers(where: str, values: Any, *ranks: int) -> jax.Array:
+def integers(where: str, values: Any, *ranks: int) -> Array:
     """Ids, positions or offsets as int32 of one of these ranks.
 
     Raises:
         ArgumentTypeError: not integers.
         ArgumentShapeError: of another rank.
     """
-    with settled(values):
-        array = jnp.asarray(values)
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise ArgumentTypeError(
-                f"{where}: expected integers, got {array.dtype} of shape {array.shape}"
-            )
-        if ranks and array.ndim not in ranks:
-            rank = " or ".join(map(str, ranks))
-            raise ArgumentShapeError(f"{where}: expected rank {rank}, got shape {array.shape}")
-        return array.astype(jnp.int32)
+    xp = namespace(values)
+    array = xp.asarray(values)
+    if not xp.issubdtype(array.dtype, xp.integer):
+        raise ArgumentTypeError(
+            f"{where}: expected integers, got {array.dtype} of shape {array.shape}"
+        )
+    if ranks and array.ndim not in ranks:
+        rank = " or ".join(map(str, ranks))
+        raise ArgumentShapeError(f"{where}: expected rank {rank}, got shape {array.shape}")
+    return array.astype(xp.int32)
 
 
 def segment_ids_to_mask(
@@ -82,7 +83,7 @@ def segment_ids_to_mask(
     if isinstance(segment_ids, list):
         raise ArgumentTypeError("segment_ids: expected an array or a tuple (q, kv), got a list")
     given = segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
-    q, kv = (integers("segment_ids", ids, 2, 3) for ids in given)
+    q, kv = (jnp.asarray(integers("segment_ids", ids, 2, 3)) for ids in given)
     q_mask, kv_mask = ((ids >= 0).astype(dtype) for ids in (q, kv))
     q, kv = (ids if ids.ndim == 3 else ids[:, None] for ids in (q, kv))
     mask = (q[..., :, None] == kv[..., None, :]) & (q[..., :, None] >= 0)
@@ -127,6 +128,12 @@ def mask_to_segment_ids(
         TracedMaskError: the mask is traced and `inexact` is "raise", which cannot be known then.
         ArgumentShapeError: another rank.
     """
+    q, kv = ids_of_mask(mask, per_head=per_head, inexact=inexact)
+    return jnp.asarray(q), jnp.asarray(kv)
+
+
+def ids_of_mask(mask: Array, *, per_head: bool, inexact: str) -> tuple[Array, Array]:
+    """`mask_to_segment_ids`, with known ids for a known mask."""
     if inexact not in {"raise", "padding"}:
         raise ValueError(f"inexact: expected 'raise' or 'padding', got {inexact!r}")
     if is_traced(mask) and inexact == "raise":
@@ -134,39 +141,37 @@ def mask_to_segment_ids(
             "mask_to_segment_ids: whether a traced mask is made of segments is not known; call it "
             "outside jit, or pass inexact='padding'"
         )
-    with settled(mask):
-        array = truth("mask", mask)
-        if array.ndim not in {2, 3, 4}:
-            raise ArgumentShapeError(f"mask: expected rank 2, 3 or 4, got shape {array.shape}")
-        wide = array.reshape((1,) * (4 - array.ndim) + array.shape)
-        if array.ndim == 3:
-            wide = array[:, None]
-        q, kv, exact = _find_segments(wide if per_head else wide.any(1, keepdims=True), wide)
-        if inexact == "raise" and not bool(exact.all()):
-            row, head = (int(i) for i in np.argwhere(~np.asarray(exact))[0])
-            raise NotSegmentsError(
-                f"mask: batch row {row}, head {head} is not made of segments (causal and windows "
-                "are not); keep it as a mask, or pass inexact='padding'"
-                + ("" if per_head else ", or per_head=True if heads differ")
-            )
-        q, kv = (
-            jnp.where(exact[:, : ids.shape[1], None], ids, jnp.minimum(ids, 0)) for ids in (q, kv)
+    xp = namespace(mask)
+    array = truth("mask", mask)
+    if array.ndim not in {2, 3, 4}:
+        raise ArgumentShapeError(f"mask: expected rank 2, 3 or 4, got shape {array.shape}")
+    wide = array.reshape((1,) * (4 - array.ndim) + array.shape)
+    if array.ndim == 3:
+        wide = array[:, None]
+    q, kv, exact = _find_segments(wide if per_head else wide.any(1, keepdims=True), wide)
+    if inexact == "raise" and not bool(exact.all()):
+        row, head = (int(i) for i in np.argwhere(~np.asarray(exact))[0])
+        raise NotSegmentsError(
+            f"mask: batch row {row}, head {head} is not made of segments (causal and windows "
+            "are not); keep it as a mask, or pass inexact='padding'"
+            + ("" if per_head else ", or per_head=True if heads differ")
         )
-        if array.ndim == 2:
-            return q[0, 0], kv[0, 0]
-        return (q, kv) if per_head and array.ndim == 4 else (q[:, 0], kv[:, 0])
+    q, kv = (xp.where(exact[:, : ids.shape[1], None], ids, xp.minimum(ids, 0)) for ids in (q, kv))
+    if array.ndim == 2:
+        return q[0, 0], kv[0, 0]
+    return (q, kv) if per_head and array.ndim == 4 else (q[:, 0], kv[:, 0])
 
 
-@jax.jit
-def _find_segments(mask: jax.Array, heads: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _find_segments(mask: Array, heads: Array) -> tuple[Array, Array, Array]:
     """Ids of a mask, and in which rows and heads they give `heads` back."""
+    xp = namespace(mask)
     row_any, column_any = mask.any(3), mask.any(2)
-    first_key, first_query = jnp.argmax(mask, axis=3), jnp.argmax(mask, axis=2)
-    root = jnp.take_along_axis(first_query, first_key, axis=2)  # the segment's first query
-    is_root = row_any & (root == jnp.arange(mask.shape[2]))
-    number = jnp.cumsum(is_root, axis=2, dtype=jnp.int32) - 1
-    q = jnp.where(row_any, jnp.take_along_axis(number, root, axis=2), -1)
-    kv = jnp.where(column_any, jnp.take_along_axis(q, first_query, axis=2), -1)
+    first_key, first_query = mask.argmax(3), mask.argmax(2)
+    root = xp.take_along_axis(first_query, first_key, axis=2)  # the segment's first query
+    is_root = row_any & (root == xp.arange(mask.shape[2]))
+    number = xp.cumsum(is_root, axis=2, dtype=xp.int32) - 1
+    q = xp.where(row_any, xp.take_along_axis(number, root, axis=2), -1)
+    kv = xp.where(column_any, xp.take_along_axis(q, first_query, axis=2), -1)
     back = (q[..., :, None] == kv[..., None, :]) & (q[..., :, None] >= 0)
     exact = (back == heads).all((2, 3))
     if mask.shape[1] == 1:
@@ -174,54 +179,56 @@ def _find_segments(mask: jax.Array, heads: jax.Array) -> tuple[jax.Array, jax.Ar
     return q, kv, exact
 
 
-def padding_ids(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def padding_ids(mask: Array) -> tuple[Array, Array]:
     """0, and -1 for what attends nothing or is attended by nobody, of a mask with heads."""
     q, kv = mask.any((1, 3)), mask.any((1, 2))
-    return (jnp.where(q, 0, -1).astype(jnp.int32), jnp.where(kv, 0, -1).astype(jnp.int32))
+    xp = namespace(mask)
+    return xp.where(q, 0, -1).astype(xp.int32), xp.where(kv, 0, -1).astype(xp.int32)
 
 
 def positions_in_segments(segment_ids: Array, *, pad_value: int) -> jax.Array:
     """Each token's number inside its run of equal ids; `pad_value` where the id is negative."""
-    with settled(segment_ids):
-        ids = integers("segment_ids", segment_ids)
-        if ids.ndim < 1:
-            raise ArgumentShapeError(f"segment_ids: expected [..., len], got shape {ids.shape}")
-        at = jnp.broadcast_to(jnp.arange(ids.shape[-1], dtype=jnp.int32), ids.shape)
-        turns = jnp.concatenate(
-            [jnp.ones_like(ids[..., :1], bool), ids[..., 1:] != ids[..., :-1]], axis=-1
-        )
-        start = jax.lax.cummax(jnp.where(turns, at, 0), axis=ids.ndim - 1)
-        return jnp.where(ids >= 0, at - start, pad_value).astype(jnp.int32)
+    xp = namespace(segment_ids)
+    ids = integers("segment_ids", segment_ids)
+    if ids.ndim < 1:
+        raise ArgumentShapeError(f"segment_ids: expected [..., len], got shape {ids.shape}")
+    at = xp.broadcast_to(xp.arange(ids.shape[-1], dtype=xp.int32), ids.shape)
+    turns = xp.concatenate(
+        [xp.ones_like(ids[..., :1], bool), ids[..., 1:] != ids[..., :-1]], axis=-1
+    )
+    start = running_max(xp.where(turns, at, 0))
+    return jnp.asarray(xp.where(ids >= 0, at - start, pad_value).astype(xp.int32))
 
 
-def joined_ids(q: tuple[Array, Array], kv: tuple[Array, Array]) -> tuple[jax.Array, jax.Array]:
+def joined_ids(q: tuple[Array, Array], kv: tuple[Array, Array]) -> tuple[Array, Array]:
     """Ids that are equal exactly where both ids of a pair are; negative where one of them is.
 
     Args:
         q: two ids of each query, int32 [..., q_len].
         kv: two ids of each key, int32 [..., kv_len].
     """
-    with settled(q, kv):
-        first, second = (
-            jnp.concatenate([ids, others], axis=-1) for ids, others in zip(q, kv, strict=True)
-        )
-        first, second = _same_rank(first, second)
-        valid = (first >= 0) & (second >= 0)
-        order = jnp.lexsort((second, first), axis=-1)
-        a, b, some = (jnp.take_along_axis(x, order, axis=-1) for x in (first, second, valid))
-        change = (a[..., 1:] != a[..., :-1]) | (b[..., 1:] != b[..., :-1])
-        change = jnp.concatenate([jnp.zeros_like(change[..., :1]), change], axis=-1)
-        number = jnp.cumsum(change, axis=-1)
-        place = jnp.argsort(order, axis=-1)
-        ids = jnp.where(some, number, -1)
-        ids = jnp.take_along_axis(ids, place, axis=-1).astype(jnp.int32)
-        q_len = q[0].shape[-1]
-        return ids[..., :q_len], ids[..., q_len:]
+    xp = namespace(q, kv)
+    first, second = (
+        xp.concatenate([ids, others], axis=-1) for ids, others in zip(q, kv, strict=True)
+    )
+    first, second = _same_rank(first, second)
+    valid = (first >= 0) & (second >= 0)
+    order = xp.lexsort((second, first), axis=-1)
+    a, b, some = (xp.take_along_axis(x, order, axis=-1) for x in (first, second, valid))
+    change = (a[..., 1:] != a[..., :-1]) | (b[..., 1:] != b[..., :-1])
+    change = xp.concatenate([xp.zeros_like(change[..., :1]), change], axis=-1)
+    number = xp.cumsum(change, axis=-1)
+    place = xp.argsort(order, axis=-1)
+    ids = xp.where(some, number, -1)
+    ids = xp.take_along_axis(ids, place, axis=-1).astype(xp.int32)
+    q_len = q[0].shape[-1]
+    return ids[..., :q_len], ids[..., q_len:]
 
 
-def _same_rank(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _same_rank(a: Array, b: Array) -> tuple[Array, Array]:
     """Per-head ids next to those of all heads."""
     rank = max(a.ndim, b.ndim)
     a, b = (x if x.ndim == rank else x[:, None] for x in (a, b))
-    shape = jnp.broadcast_shapes(a.shape, b.shape)
-    return jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape)
+    xp = namespace(a, b)
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    return xp.broadcast_to(a, shape), xp.broadcast_to(b, shape)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.core import Tracer
 
 from maskc_runtime.mask_info.errors import TracedMaskError
 
-__all__ = ["Array", "host", "is_traced", "settled"]
+__all__ = ["Array", "host", "is_traced", "namespace", "running_max"]
 
 Array: TypeAlias = Any
 """numpy as given, a JAX array, a tracer, or what `jax.tree` puts in its place."""
@@ -23,9 +23,13 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def settled(*trees: Any) -> contextlib.AbstractContextManager[Any]:
-    """Under `jit`, known values computed from known values stay known; JAX would trace them."""
-    return contextlib.nullcontext() if is_traced(*trees) else jax.ensure_compile_time_eval()
+def namespace(*trees: Any) -> Any:
+    """`jax.numpy` if a leaf is traced, else `numpy`.
+
+    Under `jit` known values that are computed from known values stay known, where JAX would trace
+    them; and outside it nothing small is compiled.
+    """
+    return jnp if is_traced(*trees) else np
 
 
 def host(value: Array, where: str, what: str) -> npt.NDArray[Any]:
@@ -40,3 +44,10 @@ def host(value: Array, where: str, what: str) -> npt.NDArray[Any]:
             "do this outside jit, or use `operands`, which leaves segment ids to run time"
         )
     return np.asarray(value)
+
+
+def running_max(values: Array) -> Array:
+    """The largest value so far, along the last axis."""
+    if is_traced(values):
+        return jax.lax.cummax(values, axis=values.ndim - 1)
+    return np.maximum.accumulate(values, axis=-1)

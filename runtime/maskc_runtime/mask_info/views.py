@@ -21,10 +21,10 @@ from maskc_runtime.mask_info.cu_seqlens import (
 from maskc_runtime.mask_info.debug import logged
 from maskc_runtime.mask_info.errors import NotSegmentsError
 from maskc_runtime.mask_info.fields import Fields
-from maskc_runtime.mask_info.segments import mask_to_segment_ids, positions_in_segments
+from maskc_runtime.mask_info.segments import ids_of_mask, positions_in_segments
 from maskc_runtime.mask_info.shardings import MaskSharding, shardings
 from maskc_runtime.mask_info.terms import both
-from maskc_runtime.mask_info.traced import Array, is_traced, settled
+from maskc_runtime.mask_info.traced import Array, is_traced, namespace
 
 __all__ = ["Views"]
 
@@ -114,13 +114,19 @@ class Views(Fields):
         Args:
             per_head: ids of each head, [batch, heads, len].
         """
+        q, kv = self._known_ids(per_head)
+        return jnp.asarray(q), jnp.asarray(kv)
+
+    def _known_ids(self, per_head: bool) -> tuple[Array, Array]:
+        """The same, known if what they come from is."""
         q, kv = self._ids()
         if q is None:
-            mask = self.get_or_compute_attention_mask()
-            return mask_to_segment_ids(mask, per_head, inexact="padding")
+            given = None if self._term else self._explicit()
+            mask = self.get_or_compute_attention_mask() if given is None else given
+            return ids_of_mask(mask, per_head=per_head, inexact="padding")
         if per_head and q.ndim == 2:
-            with settled(q, kv):
-                q, kv = (jnp.repeat(x[:, None], self.heads, axis=1) for x in (q, kv))
+            xp = namespace(q, kv)
+            q, kv = (xp.repeat(x[:, None], self.heads, axis=1) for x in (q, kv))
         return q, kv
 
     @logged
@@ -129,7 +135,7 @@ class Views(Fields):
         per_head: bool = False,
     ) -> Self:
         """A copy that keeps both ids."""
-        q, kv = self.get_or_compute_segment_ids(per_head)
+        q, kv = self._known_ids(per_head)
         return self._changed(_q_segment_ids=q, _kv_segment_ids=kv)
 
     @property
