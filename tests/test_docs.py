@@ -41,6 +41,7 @@ def folder(tmp_path, monkeypatch):
         ("docs/concepts.md", 1),
         ("docs/masks.md", 1),
         ("docs/plans-under-jit.md", 1),
+        ("docs/mask-info.md", 4),
         ("README.md", 1),
     ],
 )

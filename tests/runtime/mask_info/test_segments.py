@@ -1,5 +1,7 @@
 """Segment ids to masks and back."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -44,6 +46,9 @@ def test_ids_per_head():
         mask_to_segment_ids(dense(heads, heads))
 
 
+ids_or_padding = jax.jit(functools.partial(mask_to_segment_ids, inexact="padding"))
+
+
 @settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1))
 def test_ids_of_a_mask_give_it_back_and_other_masks_are_refused(seed):
@@ -62,7 +67,7 @@ def test_ids_of_a_mask_give_it_back_and_other_masks_are_refused(seed):
     else:
         assert segments
         np.testing.assert_array_equal(dense(*map(np.asarray, found)), noise)
-    found = jax.jit(lambda m: mask_to_segment_ids(m, inexact="padding"))(noise)
+    found = ids_or_padding(noise)
     assert (dense(*map(np.asarray, found)) >= noise).all()  # sound, whatever the mask
 
 
