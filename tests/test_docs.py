@@ -43,6 +43,7 @@ def folder(tmp_path, monkeypatch):
         ("docs/plans-under-jit.md", 1),
         ("docs/splash.md", 3),
         ("docs/attention.md", 5),
+        ("docs/mask-info.md", 4),
         ("README.md", 1),
     ],
 )
