@@ -81,7 +81,7 @@ def test_pages_name_every_leaf_and_every_parameter():
 def test_the_splash_page_names_everything_with_its_test():
     import maskc
     from maskc import smem, splash
-    from maskc_kernels import reference
+    from maskc.kernels import reference
 
     homes = {"splash": splash, "reference": reference, "Plan": maskc.Plan, "smem": smem}
     text = (ROOT / "docs/splash.md").read_text()
