@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from maskc_kernels.dtypes import INPUT_DTYPES
 from maskc_runtime.errors import ArgumentShapeError, ArgumentTypeError, ArgumentValueError
@@ -83,14 +84,13 @@ def check_shapes(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
 
 def check_plan(q: jax.Array, k: jax.Array, v: jax.Array, plan: PlanView | TracedPlan) -> None:
     """Do they fit the plan?"""
-    name = plan.key[:12] if hasattr(plan, "key") else plan.name
     if stacked := getattr(plan, "stacked", ()):
         raise ArgumentShapeError(
-            f"plan: {name} is a stack of shape {list(stacked)}; give attention one of its plans, "
-            "as jax.lax.scan and plan[index] do"
+            f"plan: {plan.name} is a stack of shape {list(stacked)}; give attention one of its "
+            "plans, as jax.lax.scan and plan[index] do"
         )
     covered = (
-        f"plan {name} was compiled for {plan.heads} heads of {plan.q_len} queries x "
+        f"plan {plan.name} was compiled for {plan.heads} heads of {plan.q_len} queries x "
         f"{plan.kv_len} keys"
     )
     if q.shape[-3:-1] != (plan.heads, plan.q_len):
@@ -111,7 +111,7 @@ def soft_cap(cap: object) -> float | None:
     """The soft cap as a Python number: it is part of the program."""
     if cap is None:
         return None
-    if isinstance(cap, jax.core.Tracer):
+    if isinstance(cap, Tracer):
         raise ArgumentTypeError(
             "logits_soft_cap: expected a number that is known when the function is traced, got a "
             "traced value; make it a static argument"

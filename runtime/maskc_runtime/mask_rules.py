@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.core import Tracer
 
 from maskc_runtime.view import PlanView
 
@@ -31,7 +32,7 @@ PADDING = 2**31 - 1
 
 def is_known(value: Any) -> bool:
     """Can a value be read when the function is traced?"""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return False
     return not isinstance(value, jax.Array) or value.is_fully_addressable
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -77,107 +78,127 @@ def sharded_attention(
     """
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     check_shapes(q, k, v)
-    if q.ndim != 4:
-        raise ArgumentShapeError(
-            f"q: expected [batch, heads, q_len, head_dim], got shape {q.shape}"
-        )
-    sizes = {
-        "batch_axis": _size(mesh, "batch_axis", batch_axis),
-        "head_axis": _size(mesh, "head_axis", head_axis),
-        "q_seq_axis": _size(mesh, "q_seq_axis", q_seq_axis),
-    }
-    for (name, size), length in zip(sizes.items(), q.shape, strict=False):
-        if length % size:
-            raise ArgumentShapeError(
-                f"{name}: its {size} devices do not divide {length} in q of shape {q.shape}"
-            )
-    shards = (sizes["head_axis"], sizes["q_seq_axis"])
+    axes = _Axes(mesh, batch_axis, head_axis, q_seq_axis)
+    axes.check(q)
+    shards = axes.size("head_axis"), axes.size("q_seq_axis")
     parts = plan if isinstance(plan, TracedPlan) else shard_plan(plan, *shards)
     if parts.stacked != shards:
         raise ArgumentValueError(
             f"plan: expected {list(shards)} shards of heads and queries, got {parts}"
         )
-    kv_axis = _kv_axis(k, head_axis, sizes["head_axis"])
     arrays = option_arrays(q, k, segment_ids, sinks, bias)
-    names = (batch_axis, head_axis, q_seq_axis)
-    kv_spec = _split(batch_axis, kv_axis, None, None)
-    specs = (
-        _split(*names, None),
-        kv_spec,
-        kv_spec,
-        _split(),
-        jax.tree.map(lambda _: _split(head_axis, q_seq_axis), parts),
-        {name: _option_spec(name, array, names) for name, array in arrays.items()},
-    )
-
-    def local(
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        scale: jax.Array,
-        plan: TracedPlan,
-        arrays: dict[str, jax.Array],
-    ) -> tuple[jax.Array, jax.Array]:
-        if kv_axis is None and head_axis is not None:
-            k, v = (_own_head(x, head_axis, sizes["head_axis"]) for x in (k, v))
-        ids = arrays.get("q_segment_ids"), arrays.get("kv_segment_ids")
-        return attend(
-            q,
-            k,
-            v,
-            plan[0, 0],
-            sm_scale=scale,
-            segment_ids=None if ids[0] is None else ids,
-            logits_soft_cap=logits_soft_cap,
-            sinks=arrays.get("sinks"),
-            bias=arrays.get("bias"),
-            backend=backend,
-            config=config,
-        )
-
-    operands = (q, k, v, scalar(sm_scale, q), parts, arrays)
+    operands = _Operands(q, k, v, scalar(sm_scale, q), parts, arrays)
+    specs = axes.specs(operands)
     if AxisType.Explicit in mesh.axis_types:
         operands = jax.tree.map(
             lambda x, spec: jax.sharding.reshard(jnp.asarray(x), NamedSharding(mesh, spec)),  # type: ignore[no-untyped-call]
             operands,
             specs,
         )
+    static = {"logits_soft_cap": logits_soft_cap, "backend": backend, "config": config}
     # The kernels of some backends do not say over which axes their results vary.
     mapped = jax.shard_map(
-        local,
+        functools.partial(_on_one_device, axes.kv_heads(k), static),
         mesh=mesh,
-        in_specs=specs,
-        out_specs=(_split(*names, None), _split(*names)),
+        in_specs=(specs,),
+        out_specs=(specs.q, _split(*axes.names)),
         check_vma=False,
     )
-    out, lse = mapped(*operands)
+    out, lse = mapped(operands)
     return (out, lse) if return_lse else out
 
 
-def _split(*axes: Axis) -> PartitionSpec:
-    return PartitionSpec(*axes)  # type: ignore[no-untyped-call]
+class _Operands(NamedTuple):
+    """What is split over the mesh."""
+
+    q: Any
+    k: Any
+    v: Any
+    scale: Any
+    plan: Any
+    options: dict[str, Any]
 
 
-def _size(mesh: Mesh, name: str, axis: Axis) -> int:
-    names = () if axis is None else (axis,) if isinstance(axis, str) else axis
-    for one in names:
-        if one not in mesh.shape:
-            raise ArgumentValueError(
-                f"{name}: expected axes of the mesh, {', '.join(mesh.axis_names)}, got {one!r}"
+class _Axes(NamedTuple):
+    """A mesh, and which of its axes split what."""
+
+    mesh: Mesh
+    batch_axis: Axis
+    head_axis: Axis
+    q_seq_axis: Axis
+
+    @property
+    def names(self) -> tuple[Axis, Axis, Axis]:
+        return self[1:]
+
+    def size(self, name: str) -> int:
+        """Over how many devices an axis splits."""
+        axis: Axis = getattr(self, name)
+        names = () if axis is None else (axis,) if isinstance(axis, str) else axis
+        for one in names:
+            if one not in self.mesh.shape:
+                raise ArgumentValueError(
+                    f"{name}: expected axes of the mesh, {', '.join(self.mesh.axis_names)}, got "
+                    f"{one!r}"
+                )
+        return math.prod(self.mesh.shape[one] for one in names)
+
+    def check(self, q: jax.Array) -> None:
+        """Does q split evenly?"""
+        if q.ndim != 4:
+            raise ArgumentShapeError(
+                f"q: expected [batch, heads, q_len, head_dim], got shape {q.shape}"
             )
-    return math.prod(mesh.shape[one] for one in names)
+        for name, length in zip(self._fields[1:], q.shape, strict=False):
+            if length % self.size(name):
+                raise ArgumentShapeError(
+                    f"{name}: its {self.size(name)} devices do not divide {length} in q of shape "
+                    f"{q.shape}"
+                )
+
+    def kv_heads(self, k: jax.Array) -> tuple[Axis, int] | None:
+        """None if the kv heads are split; else by which axes, and how many, a device picks one."""
+        size, kv_heads = self.size("head_axis"), k.shape[1]
+        if kv_heads % size == 0:
+            return None
+        if size % kv_heads == 0:
+            return self.head_axis, size
+        raise ArgumentShapeError(
+            f"head_axis: its {size} devices and the {kv_heads} kv heads of k {k.shape} do not "
+            "divide one another"
+        )
+
+    def specs(self, operands: _Operands) -> _Operands:
+        """How every operand is split."""
+        kv = _split(self.batch_axis, None if self.kv_heads(operands.k) else self.head_axis)
+        plan = jax.tree.map(lambda _: _split(self.head_axis, self.q_seq_axis), operands.plan)
+        options = {name: self._option(name, array) for name, array in operands.options.items()}
+        return _Operands(_split(*self.names, None), kv, kv, _split(), plan, options)
+
+    def _option(self, name: str, array: jax.Array) -> PartitionSpec:
+        match name:
+            case "q_segment_ids":
+                return _split(self.batch_axis, self.q_seq_axis)
+            case "kv_segment_ids":
+                return _split(self.batch_axis, None)
+            case "sinks":
+                return _split(self.head_axis)
+        pairs = zip(array.shape, self.names, strict=False)
+        return _split(*(axis if size > 1 else None for size, axis in pairs))
 
 
-def _kv_axis(k: jax.Array, head_axis: Axis, size: int) -> Axis:
-    """The axes that split the kv heads; None if each device picks its one."""
-    kv_heads = k.shape[1]
-    if kv_heads % size == 0:
-        return head_axis
-    if size % kv_heads == 0:
-        return None
-    raise ArgumentShapeError(
-        f"head_axis: its {size} devices and the {kv_heads} kv heads of k {k.shape} do not divide "
-        "one another"
+def _on_one_device(
+    pick: tuple[Axis, int] | None, static: dict[str, Any], operands: _Operands
+) -> tuple[jax.Array, jax.Array]:
+    k, v = operands.k, operands.v
+    if pick is not None:
+        k, v = (_own_head(x, *pick) for x in (k, v))
+    given = dict(operands.options)
+    ids = given.pop("q_segment_ids", None), given.pop("kv_segment_ids", None)
+    segment_ids = None if ids[0] is None else ids
+    plan, scale = operands.plan[0, 0], operands.scale
+    return attend(
+        operands.q, k, v, plan, sm_scale=scale, segment_ids=segment_ids, **given, **static
     )
 
 
@@ -188,15 +209,5 @@ def _own_head(x: jax.Array, head_axis: Axis, size: int) -> jax.Array:
     return own
 
 
-def _option_spec(name: str, array: jax.Array, names: tuple[Axis, Axis, Axis]) -> PartitionSpec:
-    """How an option is split, from how q is."""
-    batch_axis, head_axis, q_seq_axis = names
-    match name:
-        case "q_segment_ids":
-            return _split(batch_axis, q_seq_axis)
-        case "kv_segment_ids":
-            return _split(batch_axis, None)
-        case "sinks":
-            return _split(head_axis)
-    pairs = zip(array.shape, names, strict=False)
-    return _split(*(axis if size > 1 else None for size, axis in pairs), None)
+def _split(*axes: Axis) -> PartitionSpec:
+    return PartitionSpec(*axes)  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import numpy as np
 import numpy.typing as npt
+from jax.core import Tracer
 
 from maskc_kernels.tables import AttentionTables, BlockTable
 from maskc_runtime.errors import ArgumentTypeError, ArgumentValueError
@@ -108,7 +109,7 @@ def shard_plan(plan: PlanRef, head_shards: int = 1, q_seq_shards: int = 1) -> Tr
 
 
 def _on_host(view: PlanView) -> AttentionTables:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in view.arrays):
+    if any(isinstance(leaf, Tracer) for leaf in view.arrays):
         raise ArgumentTypeError(
             f"plan: {view!r} is traced, and only a plan that is known can be stacked or cut; do it "
             "outside of jax.jit, and pass the result"

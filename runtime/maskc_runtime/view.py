@@ -110,6 +110,11 @@ class PlanView:
         return self.facts.key
 
     @property
+    def name(self) -> str:
+        """What error messages call it: how its key begins."""
+        return self.key[:12]
+
+    @property
     def q_len(self) -> int:
         """Queries that the plan covers."""
         return self.facts.q_len
