@@ -307,7 +307,7 @@ def _known(where: str, value: Any) -> Any:
     if array.ndim == 0 and np.issubdtype(array.dtype, np.integer):
         return int(array)
     rows = _by_row(where, value)
-    return int(rows[0]) if bool((rows == rows[0]).all()) and len(rows) == 1 else rows
+    return int(rows[0]) if len(rows) == 1 else rows
 
 
 def _by_row(where: str, value: Any) -> Array:

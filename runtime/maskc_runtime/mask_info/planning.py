@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from maskc_runtime.arguments import SegmentIds
 from maskc_runtime.mask_info.debug import logged
 from maskc_runtime.mask_info.errors import ArgumentShapeError
 from maskc_runtime.mask_info.fields import Fields
@@ -26,7 +27,7 @@ _MIXED = -2
 
 
 class Operands(NamedTuple):
-    """What `attention` takes for a mask: `attention(q, k, v, plan, q_segment_ids=..., ...)`.
+    """What `attention` takes for a mask: `attention(q, k, v, x.plan, segment_ids=x.segment_ids)`.
 
     Attributes:
         plan: everything but the ids.
@@ -37,6 +38,13 @@ class Operands(NamedTuple):
     plan: Plan
     q_segment_ids: Array
     kv_segment_ids: Array
+
+    @property
+    def segment_ids(self) -> SegmentIds | None:
+        """Both ids, or None."""
+        if self.q_segment_ids is None:
+            return None
+        return SegmentIds(self.q_segment_ids, self.kv_segment_ids)
 
 
 class Planning(Fields):

@@ -19,8 +19,11 @@ Array: TypeAlias = Any
 
 
 def is_traced(*trees: Any) -> bool:
-    """Is a leaf of these trees a tracer?"""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+    """Is a leaf a tracer, or spread over processes, so that its values are not here?"""
+    return any(
+        isinstance(leaf, Tracer) or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable)
+        for leaf in jax.tree.leaves(trees)
+    )
 
 
 def namespace(*trees: Any) -> Any:

@@ -6,6 +6,7 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+from attention_oracle import dense_oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_info_oracle import dense_of_plan
@@ -13,7 +14,7 @@ from mask_info_oracle import dense_of_plan
 from maskc import compile_mask, strategies
 from maskc.expr import Causal, Local, MultiHead, per_batch
 from maskc_cache.store import Store
-from maskc_runtime import ArgumentShapeError, MaskInfo, TracedMaskError
+from maskc_runtime import ArgumentShapeError, MaskInfo, TracedMaskError, attention
 
 IDS = np.array([[0, 0, 1, 1, 1, -1, 2, 2], [0, 0, 0, 0, 0, 0, 0, 0]])
 
@@ -101,6 +102,33 @@ def test_operands_under_jit():
     (plan,) = seen
     ids = (q[:, :, None] == kv[:, None, :]) & (q[:, :, None] >= 0)
     np.testing.assert_array_equal(ids & plan.to_dense(), mask[:, 0])
+
+
+def test_attention_under_operands_same_as_under_the_whole_plan(draw_qkv):
+    """Traced ids, padding and lengths: forward and gradients, against the dense definition."""
+    q, k, v = draw_qkv((2, 2, 8, 4), (2, 2, 8, 4))
+    lengths = np.array([6, 8])
+
+    def info_of(ids, lengths):
+        info = MaskInfo.from_segments(ids).apply_sliding_window((3, 0))
+        return info.apply_kv_lengths(lengths, q_len=8)
+
+    @jax.jit
+    def run(ids, lengths, *qkv):
+        operands = info_of(ids, lengths).operands(heads=2, blocks=4)
+        weight = jax.numpy.sin(jax.numpy.arange(q.size)).reshape(q.shape)
+
+        def loss(*qkv):
+            out = attention(*qkv, operands.plan, segment_ids=operands.segment_ids)
+            return (out * weight).sum(), (out, weight)
+
+        return jax.grad(loss, (0, 1, 2), has_aux=True)(*qkv)
+
+    gradients, (out, weight) = run(IDS, lengths, q, k, v)
+    mask = np.asarray(info_of(IDS, lengths).attention_mask)
+    expected = dense_oracle(q, k, v, mask, 4**-0.5, weight)
+    for found, name in zip((out, *gradients), ("out", "dq", "dk", "dv"), strict=True):
+        np.testing.assert_allclose(found, getattr(expected, name), rtol=0, atol=1e-5)
 
 
 def test_operands_refuse_what_only_a_plan_of_all_rows_says():

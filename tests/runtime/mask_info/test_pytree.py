@@ -159,3 +159,12 @@ def test_expressions_of_any_kind():
     )
     for row in range(2):
         np.testing.assert_array_equal(info.attention_mask[row], np.stack(expected))
+
+
+def test_arrays_that_are_spread_over_processes_stay_where_they_are(monkeypatch):
+    ids = jnp.asarray(IDS)
+    monkeypatch.setattr(type(ids), "is_fully_addressable", False)
+    info = MaskInfo.from_segments(ids).apply_causal()
+    assert isinstance(info._q_segment_ids, jax.Array)
+    with pytest.raises(TracedMaskError):
+        info.plan()
