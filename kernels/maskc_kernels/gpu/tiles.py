@@ -1,0 +1,180 @@
+"""What all three kernels share: which tile a program has, loads, mask bits, the soft cap.
+
+Device functions; Triton inlines them. Constants are keyword arguments of the launch; lower-case
+names keep the kernels readable next to the rest of the project.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import triton
+import triton.language as tl
+
+__all__ = [
+    "LOG2E",
+    "Pointer",
+    "Tensor",
+    "capped",
+    "find_tile",
+    "keep_bits",
+    "list_number",
+    "load_tile",
+    "store_tile",
+    "uncapped_slope",
+]
+
+Pointer: TypeAlias = Any
+"""A pointer to the first element of an array."""
+
+Tensor: TypeAlias = Any
+"""A scalar or a block of values, as the kernel sees them."""
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def find_tile(
+    order: Pointer,
+    head_mask: Pointer,
+    lanes: tl.constexpr,
+    group: tl.constexpr,
+    together: tl.constexpr,
+    masks: tl.constexpr,
+    rows: tl.constexpr,
+    per_row: tl.constexpr,
+    per_batch: tl.constexpr,
+) -> Tensor:
+    """Which tile this program has: its lane (batch * lanes + head), row, and number in the row.
+
+    Programs start in order of their number: longest rows first, in sections of `together` lanes
+    whose keys and values fit the L2 cache at once.
+
+    Args:
+        order: rows of each mask, longest first.
+        head_mask: which mask each query head uses.
+        lanes: lanes per batch entry.
+        group: query heads per lane.
+        together: lanes of one section; divides `lanes`.
+        masks: unique masks.
+        rows: rows of blocks per mask.
+        per_row: tiles per row of blocks.
+        per_batch: every batch entry has lists of its own.
+    """
+    program = tl.program_id(0)
+    size: tl.constexpr = together * rows * per_row
+    within = program % size
+    lane = (program // size) * together + within % together
+    position = within // together
+    first = tl.load(head_mask + (lane % lanes) * group) * rows
+    if per_batch:
+        first += (lane // lanes) * (masks * rows)
+    row = tl.load(order + first + position // per_row)
+    return lane, row, position % per_row
+
+
+@triton.jit
+def list_number(
+    head_mask: Pointer,
+    batch: Tensor,
+    head: Tensor,
+    row: Tensor,
+    masks: tl.constexpr,
+    rows: tl.constexpr,
+    per_batch: tl.constexpr,
+) -> Tensor:
+    """Where the lists of a row of a query head are in the row offsets."""
+    number = tl.load(head_mask + head) * rows + row
+    if per_batch:
+        number += batch * (masks * rows + 1)
+    return number
+
+
+@triton.jit
+def load_tile(
+    array: Pointer,
+    positions: Tensor,
+    length: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
+    ragged: tl.constexpr,
+) -> Tensor:
+    """Rows `positions` of an array [length, dim], `dim` padded with zeros to `width`.
+
+    With `ragged`, positions from `length` on are read as zeros.
+    """
+    columns = tl.arange(0, width)
+    at = array + positions[:, None] * dim + columns[None, :]
+    if ragged:
+        if dim != width:
+            return tl.load(
+                at, mask=(positions < length)[:, None] & (columns < dim)[None, :], other=0.0
+            )
+        return tl.load(at, mask=(positions < length)[:, None], other=0.0)
+    if dim != width:
+        return tl.load(at, mask=(columns < dim)[None, :], other=0.0)
+    return tl.load(at)
+
+
+@triton.jit
+def store_tile(
+    array: Pointer,
+    values: Tensor,
+    positions: Tensor,
+    length: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
+) -> None:
+    """The inverse of `load_tile`; what is outside the array is dropped."""
+    columns = tl.arange(0, width)
+    at = array + positions[:, None] * dim + columns[None, :]
+    inside = (positions < length)[:, None] & (columns < dim)[None, :]
+    tl.store(at, values.to(array.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def keep_bits(
+    words: Pointer,
+    rows: Tensor,
+    first: Tensor,
+    row_words: tl.constexpr,
+    tile_columns: tl.constexpr,
+) -> Tensor:
+    """Mask bits [rows, tile_columns] of one block, as booleans.
+
+    Args:
+        words: the block's words, `row_words` for each row.
+        rows: row numbers within the block.
+        first: the first column within the block, a multiple of `tile_columns`.
+        row_words: words per row.
+        tile_columns: a power of two.
+    """
+    columns = tl.arange(0, tile_columns)
+    if tile_columns <= 32:
+        word = tl.load(words + rows * row_words + first // 32)
+        return ((word[:, None] >> (first % 32 + columns)[None, :].to(tl.uint32)) & 1) != 0
+    count: tl.constexpr = tile_columns // 32
+    number = tl.arange(0, count)
+    loaded = tl.load(words + rows[:, None] * row_words + first // 32 + number[None, :])
+    bits = loaded[:, :, None] >> tl.arange(0, 32)[None, None, :].to(tl.uint32)
+    return tl.reshape((bits & 1) != 0, (rows.shape[0], tile_columns))
+
+
+@triton.jit
+def capped(scores: Tensor, factor: Tensor, soft_cap: tl.constexpr) -> Tensor:
+    """`soft_cap * tanh(score * scale / soft_cap)` in units of log 2, finite for any score.
+
+    Args:
+        scores: q . k, not scaled.
+        factor: scale * log2(e).
+        soft_cap: the bound.
+    """
+    doubled = tl.exp2(scores * (factor * (2 / soft_cap)))
+    return (1 - 2 / (doubled + 1)) * (soft_cap * LOG2E)
+
+
+@triton.jit
+def uncapped_slope(scores: Tensor, soft_cap: tl.constexpr) -> Tensor:
+    """The derivative of the soft cap where its value is `scores` (in units of log 2)."""
+    share = scores * (1 / (soft_cap * LOG2E))
+    return 1 - share * share
