@@ -10,6 +10,7 @@ import contextlib
 import functools
 import threading
 import types
+import warnings
 
 import jax
 import ml_dtypes
@@ -23,20 +24,20 @@ _FUNCTIONS = {}
 _EVERYTHING = types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core})  # what is patched
 
 
-def launch(kernel, operands, out_type, *, programs, warps, stages, constants):
-    """Stands in for `maskc_kernels.gpu.launch.launch`; same arguments, same results."""
-    assert warps in {1, 2, 4, 8}
-    assert stages >= 1
-    present = [x is not None for x in operands]
+def call(what):
+    """Stands in for `maskc_kernels.gpu.launch.call`; same argument, same results."""
+    assert what.warps in {1, 2, 4, 8}
+    assert what.stages >= 1
+    present = [x is not None for x in what.operands]
 
     def run(*arrays):
         given = iter(arrays)
         inputs = [np.array(next(given)) if here else None for here in present]
-        outputs = [filler(x.shape, x.dtype) for x in out_type]
-        interpret(kernel, (*inputs, *outputs), (programs,), constants)
+        outputs = [filler(x.shape, x.dtype) for x in what.out_type]
+        interpret(what.kernel, (*inputs, *outputs), (what.programs,), what.constants)
         return tuple(outputs)
 
-    return jax.pure_callback(run, out_type, *(x for x in operands if x is not None))
+    return jax.pure_callback(run, what.out_type, *(x for x in what.operands if x is not None))
 
 
 def filler(shape, dtype):
@@ -46,7 +47,9 @@ def filler(shape, dtype):
 
 def interpret(kernel, arrays, grid, constants):
     """Run a kernel over numpy arrays, in place."""
-    with _LOCK, _repaired([x for x in arrays if x is not None]):
+    with _LOCK, _repaired([x for x in arrays if x is not None]), warnings.catch_warnings():
+        # numpy warns of infinities and NaNs; a GPU computes with them.
+        warnings.simplefilter("ignore", RuntimeWarning)
         function = interpreter.InterpretedFunction(kernel.fn)
         function[grid](*(x if x is None else _Buffer(x) for x in arrays), **constants)
 
@@ -148,7 +151,7 @@ class _Guard:
 
     def wrap(self, original):
         def checked(builder, ptrs, *rest):
-            # load: (ptrs, mask, other, ...); store: (ptrs, value, mask, ...)
+            # A load has its mask behind the pointers, a store behind the values.
             mask = rest[0] if original.__name__ == "create_masked_load" else rest[1]
             used = ptrs.data[np.broadcast_to(mask.data, ptrs.data.shape)]
             if used.size:

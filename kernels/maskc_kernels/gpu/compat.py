@@ -17,11 +17,12 @@ __all__ = ["repair_dce_rule"]
 def repair_dce_rule() -> None:
     """jax-triton 0.4.1 on jax 0.12: dead code elimination hands its rule one argument more."""
     primitive = triton_lib.triton_kernel_call_p
-    rule = partial_eval.dce_rules[primitive]
+    rules: dict[Any, Any] = partial_eval.dce_rules
+    rule = rules[primitive]
     if jax.__version_info__ < (0, 12) or len(inspect.signature(rule).parameters) != 2:
         return
 
     def repaired(used: list[bool], _live: Any, eqn: Any) -> Any:
         return rule(used, eqn)
 
-    partial_eval.dce_rules[primitive] = repaired
+    rules[primitive] = repaired

@@ -7,13 +7,13 @@ the results are the same in every run.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
 from maskc_kernels.gpu.tiles import (
     LOG2E,
-    Pointer,
-    Tensor,
     capped,
     find_tile,
     keep_bits,
@@ -28,23 +28,23 @@ __all__ = ["dkv_kernel"]
 
 @triton.jit
 def _gather(
-    dk_acc: Tensor,
-    dv_acc: Tensor,
-    k_tile: Tensor,
-    v_tile: Tensor,
-    factor: Tensor,
-    rows_in_block: Tensor,
-    kv_segments: Tensor,
-    q: Pointer,
-    dout: Pointer,
-    lse: Pointer,
-    delta: Pointer,
-    q_segment_ids: Pointer,
-    words: Pointer,
-    ptr: Pointer,
-    idx: Pointer,
-    partial_id: Pointer,
-    listed: Tensor,
+    dk_acc: tl.tensor,
+    dv_acc: tl.tensor,
+    k_tile: tl.tensor,
+    v_tile: tl.tensor,
+    factor: tl.tensor,
+    rows_in_block: tl.tensor,
+    kv_segments: tl.tensor,
+    q: tl.tensor,
+    dout: tl.tensor,
+    lse: tl.tensor,
+    delta: tl.tensor,
+    q_segment_ids: tl.tensor,
+    words: tl.tensor,
+    ptr: tl.tensor,
+    idx: tl.tensor,
+    partial_id: tl.tensor,
+    listed: tl.tensor,
     q_len: tl.constexpr,
     head_dim: tl.constexpr,
     v_head_dim: tl.constexpr,
@@ -58,13 +58,11 @@ def _gather(
     has_segments: tl.constexpr,
     masked: tl.constexpr,
     precision: tl.constexpr,
-) -> Tensor:
+) -> Any:
     """Add what the blocks of one list and one query head give to dk and dv."""
     per_block: tl.constexpr = block_q // tile_q
     ragged: tl.constexpr = masked and q_len % block_q != 0
-    for step in tl.range(
-        tl.load(ptr + listed) * per_block, tl.load(ptr + listed + 1) * per_block
-    ):
+    for step in tl.range(tl.load(ptr + listed) * per_block, tl.load(ptr + listed + 1) * per_block):
         entry = step // per_block
         inside = (step % per_block) * tile_q
         first = tl.load(idx + entry).to(tl.int32) * block_q + inside
@@ -105,25 +103,25 @@ def _gather(
 
 @triton.jit
 def dkv_kernel(
-    q: Pointer,
-    k: Pointer,
-    v: Pointer,
-    sm_scale: Pointer,
-    dout: Pointer,
-    lse: Pointer,
-    delta: Pointer,
-    q_segment_ids: Pointer,
-    kv_segment_ids: Pointer,
-    head_mask: Pointer,
-    order: Pointer,
-    full_ptr: Pointer,
-    full_idx: Pointer,
-    partial_ptr: Pointer,
-    partial_idx: Pointer,
-    partial_id: Pointer,
-    words: Pointer,
-    dk: Pointer,
-    dv: Pointer,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    sm_scale: tl.tensor,
+    dout: tl.tensor,
+    lse: tl.tensor,
+    delta: tl.tensor,
+    q_segment_ids: tl.tensor,
+    kv_segment_ids: tl.tensor,
+    head_mask: tl.tensor,
+    order: tl.tensor,
+    full_ptr: tl.tensor,
+    full_idx: tl.tensor,
+    partial_ptr: tl.tensor,
+    partial_idx: tl.tensor,
+    partial_id: tl.tensor,
+    words: tl.tensor,
+    dk: tl.tensor,
+    dv: tl.tensor,
     heads: tl.constexpr,
     kv_heads: tl.constexpr,
     q_len: tl.constexpr,

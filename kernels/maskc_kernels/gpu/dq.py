@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
 from maskc_kernels.gpu.tiles import (
     LOG2E,
-    Pointer,
-    Tensor,
     capped,
     find_tile,
     keep_bits,
@@ -23,22 +23,22 @@ __all__ = ["dq_kernel"]
 
 @triton.jit
 def _gather(
-    acc: Tensor,
-    q_tile: Tensor,
-    dout_tile: Tensor,
-    lse2: Tensor,
-    delta_row: Tensor,
-    factor: Tensor,
-    rows_in_block: Tensor,
-    q_segments: Tensor,
-    k: Pointer,
-    v: Pointer,
-    kv_segment_ids: Pointer,
-    words: Pointer,
-    ptr: Pointer,
-    idx: Pointer,
-    partial_id: Pointer,
-    listed: Tensor,
+    acc: tl.tensor,
+    q_tile: tl.tensor,
+    dout_tile: tl.tensor,
+    lse2: tl.tensor,
+    delta_row: tl.tensor,
+    factor: tl.tensor,
+    rows_in_block: tl.tensor,
+    q_segments: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    kv_segment_ids: tl.tensor,
+    words: tl.tensor,
+    ptr: tl.tensor,
+    idx: tl.tensor,
+    partial_id: tl.tensor,
+    listed: tl.tensor,
     kv_len: tl.constexpr,
     head_dim: tl.constexpr,
     v_head_dim: tl.constexpr,
@@ -52,13 +52,11 @@ def _gather(
     has_segments: tl.constexpr,
     masked: tl.constexpr,
     precision: tl.constexpr,
-) -> Tensor:
+) -> Any:
     """Add the products of score gradients and keys, over the blocks of one list."""
     per_block: tl.constexpr = block_kv // tile_kv
     ragged: tl.constexpr = masked and kv_len % block_kv != 0
-    for step in tl.range(
-        tl.load(ptr + listed) * per_block, tl.load(ptr + listed + 1) * per_block
-    ):
+    for step in tl.range(tl.load(ptr + listed) * per_block, tl.load(ptr + listed + 1) * per_block):
         entry = step // per_block
         inside = (step % per_block) * tile_kv
         first = tl.load(idx + entry).to(tl.int32) * block_kv + inside
@@ -92,25 +90,25 @@ def _gather(
 
 @triton.jit
 def dq_kernel(
-    q: Pointer,
-    k: Pointer,
-    v: Pointer,
-    sm_scale: Pointer,
-    dout: Pointer,
-    lse: Pointer,
-    delta: Pointer,
-    q_segment_ids: Pointer,
-    kv_segment_ids: Pointer,
-    head_mask: Pointer,
-    order: Pointer,
-    full_ptr: Pointer,
-    full_idx: Pointer,
-    partial_ptr: Pointer,
-    partial_idx: Pointer,
-    partial_id: Pointer,
-    words: Pointer,
-    dq: Pointer,
-    dscale: Pointer,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    sm_scale: tl.tensor,
+    dout: tl.tensor,
+    lse: tl.tensor,
+    delta: tl.tensor,
+    q_segment_ids: tl.tensor,
+    kv_segment_ids: tl.tensor,
+    head_mask: tl.tensor,
+    order: tl.tensor,
+    full_ptr: tl.tensor,
+    full_idx: tl.tensor,
+    partial_ptr: tl.tensor,
+    partial_idx: tl.tensor,
+    partial_id: tl.tensor,
+    words: tl.tensor,
+    dq: tl.tensor,
+    dscale: tl.tensor,
     heads: tl.constexpr,
     kv_heads: tl.constexpr,
     q_len: tl.constexpr,
@@ -188,6 +186,4 @@ def dq_kernel(
         )  # fmt: skip
     share = tl.sum(acc * q_tile.to(tl.float32), 1)
     tl.store(dscale + wide_lane * q_len + positions, share, mask=inside)
-    store_tile(
-        dq + wide_lane * (q_len * head_dim), acc * scale, positions, q_len, head_dim, width
-    )
+    store_tile(dq + wide_lane * (q_len * head_dim), acc * scale, positions, q_len, head_dim, width)

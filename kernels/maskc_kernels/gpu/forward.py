@@ -6,13 +6,13 @@ multiply-add, so that a full block costs what dense attention costs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
 from maskc_kernels.gpu.tiles import (
     LOG2E,
-    Pointer,
-    Tensor,
     capped,
     find_tile,
     keep_bits,
@@ -26,21 +26,21 @@ __all__ = ["forward_kernel"]
 
 @triton.jit
 def _absorb(
-    acc: Tensor,
-    top: Tensor,
-    total: Tensor,
-    q_tile: Tensor,
-    factor: Tensor,
-    rows_in_block: Tensor,
-    q_segments: Tensor,
-    k: Pointer,
-    v: Pointer,
-    kv_segment_ids: Pointer,
-    words: Pointer,
-    ptr: Pointer,
-    idx: Pointer,
-    partial_id: Pointer,
-    listed: Tensor,
+    acc: tl.tensor,
+    top: tl.tensor,
+    total: tl.tensor,
+    q_tile: tl.tensor,
+    factor: tl.tensor,
+    rows_in_block: tl.tensor,
+    q_segments: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    kv_segment_ids: tl.tensor,
+    words: tl.tensor,
+    ptr: tl.tensor,
+    idx: tl.tensor,
+    partial_id: tl.tensor,
+    listed: tl.tensor,
     kv_len: tl.constexpr,
     head_dim: tl.constexpr,
     v_head_dim: tl.constexpr,
@@ -54,13 +54,11 @@ def _absorb(
     has_segments: tl.constexpr,
     masked: tl.constexpr,
     precision: tl.constexpr,
-) -> Tensor:
+) -> Any:
     """Take the blocks of one list into the softmax that is under way."""
     per_block: tl.constexpr = block_kv // tile_kv
     ragged: tl.constexpr = masked and kv_len % block_kv != 0
-    for step in tl.range(
-        tl.load(ptr + listed) * per_block, tl.load(ptr + listed + 1) * per_block
-    ):
+    for step in tl.range(tl.load(ptr + listed) * per_block, tl.load(ptr + listed + 1) * per_block):
         entry = step // per_block
         inside = (step % per_block) * tile_kv
         first = tl.load(idx + entry).to(tl.int32) * block_kv + inside
@@ -101,23 +99,23 @@ def _absorb(
 
 @triton.jit
 def forward_kernel(
-    q: Pointer,
-    k: Pointer,
-    v: Pointer,
-    sm_scale: Pointer,
-    sinks: Pointer,
-    q_segment_ids: Pointer,
-    kv_segment_ids: Pointer,
-    head_mask: Pointer,
-    order: Pointer,
-    full_ptr: Pointer,
-    full_idx: Pointer,
-    partial_ptr: Pointer,
-    partial_idx: Pointer,
-    partial_id: Pointer,
-    words: Pointer,
-    out: Pointer,
-    lse: Pointer,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    sm_scale: tl.tensor,
+    sinks: tl.tensor,
+    q_segment_ids: tl.tensor,
+    kv_segment_ids: tl.tensor,
+    head_mask: tl.tensor,
+    order: tl.tensor,
+    full_ptr: tl.tensor,
+    full_idx: tl.tensor,
+    partial_ptr: tl.tensor,
+    partial_idx: tl.tensor,
+    partial_id: tl.tensor,
+    words: tl.tensor,
+    out: tl.tensor,
+    lse: tl.tensor,
     heads: tl.constexpr,
     kv_heads: tl.constexpr,
     q_len: tl.constexpr,

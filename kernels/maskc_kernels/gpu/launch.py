@@ -1,7 +1,9 @@
-"""The one place where a kernel meets jax-triton, and the machine that it is compiled for."""
+"""The one place where a kernel meets jax-triton."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -9,27 +11,19 @@ import jax_triton
 
 from maskc_kernels.gpu.compat import repair_dce_rule
 
-__all__ = ["architecture", "launch"]
+__all__ = ["OPTIONS", "Launch", "call", "launch", "shaped"]
 
-_OPTIONS = {
+OPTIONS = {
     "enable_fp_fusion": True,  # a default that Triton is about to turn off; exp2 needs it
     "ptx_version": 88,  # what CUDA 12.9's assembler reads; Triton 3.9 would write 9.4
 }
 
 
-def launch(
-    kernel: Any,
-    operands: tuple[jax.Array | None, ...],
-    out_type: tuple[jax.ShapeDtypeStruct, ...],
-    *,
-    programs: int,
-    warps: int,
-    stages: int,
-    constants: dict[str, Any],
-) -> tuple[jax.Array, ...]:
-    """Add a kernel to the program that is being traced.
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A kernel and all that it is launched with.
 
-    Args:
+    Attributes:
         kernel: under `triton.jit`; its parameters are the operands, the outputs, the constants.
         operands: arrays; None for one that the constants leave without use.
         out_type: shapes and dtypes of the outputs.
@@ -38,34 +32,48 @@ def launch(
         stages: stages of the software pipeline.
         constants: by name.
     """
+
+    kernel: Any
+    operands: tuple[jax.Array | None, ...]
+    out_type: tuple[jax.ShapeDtypeStruct, ...]
+    programs: int
+    warps: int
+    stages: int
+    constants: dict[str, Any]
+
+
+def shaped(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
+    """What an output looks like."""
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def launch(what: Launch) -> tuple[jax.Array, ...]:
+    """Add a kernel to the program that is being traced; returns its outputs.
+
+    Under `vmap` it becomes a loop of launches.
+    """
+    present = [x is not None for x in what.operands]
+
+    def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        given = iter(arrays)
+        return call(replace(what, operands=tuple(next(given) if x else None for x in present)))
+
+    looped: Callable[..., tuple[jax.Array, ...]]
+    looped = jax.custom_batching.sequential_vmap(run)  # type: ignore[no-untyped-call]
+    return looped(*(x for x in what.operands if x is not None))
+
+
+def call(what: Launch) -> tuple[jax.Array, ...]:
+    """Hand a launch to jax-triton."""
     repair_dce_rule()
     outputs: tuple[jax.Array, ...] = jax_triton.triton_call(
-        *operands,
-        kernel=kernel,
-        out_type=out_type,
-        grid=(programs,),
-        num_warps=warps,
-        num_stages=stages,
-        backend_options=_OPTIONS,
-        **constants,
+        *what.operands,
+        kernel=what.kernel,
+        out_type=what.out_type,
+        grid=(what.programs,),
+        num_warps=what.warps,
+        num_stages=what.stages,
+        backend_options=OPTIONS,
+        **what.constants,
     )
     return outputs
-
-
-def architecture() -> int:
-    """Compute capability times 10 of the GPU that is compiled for, as jax-triton decides it.
-
-    That is the first GPU here, else the device of the abstract mesh in use. Without either, the
-    newest architecture of the tile table: such a program can be traced but not compiled.
-    """
-    try:
-        return round(10 * float(jax.devices("cuda")[0].compute_capability))
-    except RuntimeError:  # no such platform
-        pass
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    kind = "" if device is None else device.device_kind
-    return next((number for name, number in _KINDS.items() if name in kind), 90)
-
-
-_KINDS = {"A100": 80, "A30": 80, "H100": 90, "H200": 90, "GH200": 90, "B200": 100, "B300": 103}
-"""Parts of the device kinds that a program is likely to be compiled for elsewhere."""

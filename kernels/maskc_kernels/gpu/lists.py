@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["RowLists", "longest_first", "mask_words", "row_lists", "transposed_words"]
 
 WORD = 32
-PARTIAL_COST = 1.3
-"""Time of a partial block in full ones; only the order of work depends on it."""
+FULL_COST, PARTIAL_COST = 10, 13
+"""Time of a block; only the order of work depends on it."""
 
 
 class RowLists(NamedTuple):
@@ -83,8 +83,8 @@ def longest_first(full_ptr: jax.Array, partial_ptr: jax.Array, rows: int) -> jax
     Returns:
         int32 [..., masks * rows].
     """
-    cost = jnp.diff(full_ptr) + PARTIAL_COST * jnp.diff(partial_ptr)
-    by_mask = cost.reshape(*cost.shape[:-1], -1, rows)
+    cost = FULL_COST * jnp.diff(full_ptr) + PARTIAL_COST * jnp.diff(partial_ptr)
+    by_mask = cost.reshape(*cost.shape[:-1], cost.shape[-1] // rows, rows)
     return jnp.argsort(-by_mask, axis=-1).astype(jnp.int32).reshape(cost.shape)
 
 
@@ -93,7 +93,8 @@ def mask_words(partial_blocks: TableArray) -> jax.Array:
     octets = jnp.asarray(partial_blocks)
     octets = jnp.pad(octets, ((0, 0), (0, 0), (0, -octets.shape[2] % 4)))
     grouped = octets.reshape(*octets.shape[:2], octets.shape[2] // 4, 4)
-    return jax.lax.bitcast_convert_type(grouped, jnp.uint32)
+    words: jax.Array = jax.lax.bitcast_convert_type(grouped, jnp.uint32)
+    return words
 
 
 def transposed_words(words: jax.Array) -> jax.Array:
@@ -106,12 +107,14 @@ def transposed_words(words: jax.Array) -> jax.Array:
         uint32 [unique, kv_words * 32, ceil(block_q / 32)].
     """
     unique, block_q, kv_words = words.shape
-    words = jnp.pad(words, ((0, 0), (0, -block_q % WORD), (0, 0)))
+    q_words = -(-block_q // WORD)
+    words = jnp.pad(words, ((0, 0), (0, q_words * WORD - block_q), (0, 0)))
     number = jnp.arange(WORD, dtype=jnp.uint32)
-    rows = words.reshape(unique, -1, WORD, kv_words, 1)
-    bits = (rows >> number) & jnp.uint32(1)
-    packed = (bits << number[:, None, None]).sum(2, dtype=jnp.uint32)
-    return packed.reshape(unique, -1, kv_words * WORD).swapaxes(1, 2)
+    rows = words.reshape(unique, q_words, WORD, kv_words, 1)
+    bits = (rows >> number[None, None, None, None]) & jnp.uint32(1)
+    packed = (bits << number[None, None, :, None, None]).sum(2, dtype=jnp.uint32)
+    turned: jax.Array = packed.reshape(unique, q_words, kv_words * WORD).swapaxes(1, 2)
+    return turned
 
 
 def _not_empty(array: TableArray) -> jax.Array:

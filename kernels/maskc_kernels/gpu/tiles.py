@@ -6,15 +6,13 @@ names keep the kernels readable next to the rest of the project.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import triton
 import triton.language as tl
 
 __all__ = [
     "LOG2E",
-    "Pointer",
-    "Tensor",
     "capped",
     "find_tile",
     "keep_bits",
@@ -24,19 +22,13 @@ __all__ = [
     "uncapped_slope",
 ]
 
-Pointer: TypeAlias = Any
-"""A pointer to the first element of an array."""
-
-Tensor: TypeAlias = Any
-"""A scalar or a block of values, as the kernel sees them."""
-
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
 def find_tile(
-    order: Pointer,
-    head_mask: Pointer,
+    order: tl.tensor,
+    head_mask: tl.tensor,
     lanes: tl.constexpr,
     group: tl.constexpr,
     together: tl.constexpr,
@@ -44,7 +36,7 @@ def find_tile(
     rows: tl.constexpr,
     per_row: tl.constexpr,
     per_batch: tl.constexpr,
-) -> Tensor:
+) -> Any:
     """Which tile this program has: its lane (batch * lanes + head), row, and number in the row.
 
     Programs start in order of their number: longest rows first, in sections of `together` lanes
@@ -75,14 +67,14 @@ def find_tile(
 
 @triton.jit
 def list_number(
-    head_mask: Pointer,
-    batch: Tensor,
-    head: Tensor,
-    row: Tensor,
+    head_mask: tl.tensor,
+    batch: tl.tensor,
+    head: tl.tensor,
+    row: tl.tensor,
     masks: tl.constexpr,
     rows: tl.constexpr,
     per_batch: tl.constexpr,
-) -> Tensor:
+) -> Any:
     """Where the lists of a row of a query head are in the row offsets."""
     number = tl.load(head_mask + head) * rows + row
     if per_batch:
@@ -92,35 +84,36 @@ def list_number(
 
 @triton.jit
 def load_tile(
-    array: Pointer,
-    positions: Tensor,
+    array: tl.tensor,
+    positions: tl.tensor,
     length: tl.constexpr,
     dim: tl.constexpr,
     width: tl.constexpr,
     ragged: tl.constexpr,
-) -> Tensor:
+) -> Any:
     """Rows `positions` of an array [length, dim], `dim` padded with zeros to `width`.
 
     With `ragged`, positions from `length` on are read as zeros.
     """
     columns = tl.arange(0, width)
     at = array + positions[:, None] * dim + columns[None, :]
-    if ragged:
-        if dim != width:
-            return tl.load(
-                at, mask=(positions < length)[:, None] & (columns < dim)[None, :], other=0.0
-            )
-        return tl.load(at, mask=(positions < length)[:, None], other=0.0)
-    if dim != width:
-        return tl.load(at, mask=(columns < dim)[None, :], other=0.0)
-    return tl.load(at)
+    if ragged and dim != width:
+        inside = (positions < length)[:, None] & (columns < dim)[None, :]
+        tile = tl.load(at, mask=inside, other=0.0)
+    elif ragged:
+        tile = tl.load(at, mask=(positions < length)[:, None], other=0.0)
+    elif dim != width:
+        tile = tl.load(at, mask=(columns < dim)[None, :], other=0.0)
+    else:
+        tile = tl.load(at)
+    return tile
 
 
 @triton.jit
 def store_tile(
-    array: Pointer,
-    values: Tensor,
-    positions: Tensor,
+    array: tl.tensor,
+    values: tl.tensor,
+    positions: tl.tensor,
     length: tl.constexpr,
     dim: tl.constexpr,
     width: tl.constexpr,
@@ -134,12 +127,12 @@ def store_tile(
 
 @triton.jit
 def keep_bits(
-    words: Pointer,
-    rows: Tensor,
-    first: Tensor,
+    words: tl.tensor,
+    rows: tl.tensor,
+    first: tl.tensor,
     row_words: tl.constexpr,
     tile_columns: tl.constexpr,
-) -> Tensor:
+) -> Any:
     """Mask bits [rows, tile_columns] of one block, as booleans.
 
     Args:
@@ -149,19 +142,20 @@ def keep_bits(
         row_words: words per row.
         tile_columns: a power of two.
     """
-    columns = tl.arange(0, tile_columns)
     if tile_columns <= 32:
+        bit = first % 32 + tl.arange(0, tile_columns)
         word = tl.load(words + rows * row_words + first // 32)
-        return ((word[:, None] >> (first % 32 + columns)[None, :].to(tl.uint32)) & 1) != 0
-    count: tl.constexpr = tile_columns // 32
-    number = tl.arange(0, count)
-    loaded = tl.load(words + rows[:, None] * row_words + first // 32 + number[None, :])
-    bits = loaded[:, :, None] >> tl.arange(0, 32)[None, None, :].to(tl.uint32)
-    return tl.reshape((bits & 1) != 0, (rows.shape[0], tile_columns))
+        bits = word[:, None] >> bit[None, :].to(tl.uint32)
+    else:
+        number = first // 32 + tl.arange(0, tile_columns // 32)
+        word = tl.load(words + rows[:, None] * row_words + number[None, :])
+        bits = word[:, :, None] >> tl.arange(0, 32)[None, None, :].to(tl.uint32)
+        bits = tl.reshape(bits, (rows.shape[0], tile_columns))
+    return (bits & 1) != 0
 
 
 @triton.jit
-def capped(scores: Tensor, factor: Tensor, soft_cap: tl.constexpr) -> Tensor:
+def capped(scores: tl.tensor, factor: tl.tensor, soft_cap: tl.constexpr) -> Any:
     """`soft_cap * tanh(score * scale / soft_cap)` in units of log 2, finite for any score.
 
     Args:
@@ -174,7 +168,7 @@ def capped(scores: Tensor, factor: Tensor, soft_cap: tl.constexpr) -> Tensor:
 
 
 @triton.jit
-def uncapped_slope(scores: Tensor, soft_cap: tl.constexpr) -> Tensor:
+def uncapped_slope(scores: tl.tensor, soft_cap: tl.constexpr) -> Any:
     """The derivative of the soft cap where its value is `scores` (in units of log 2)."""
     share = scores * (1 / (soft_cap * LOG2E))
     return 1 - share * share
