@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from maskc_kernels.dtypes import INPUT_DTYPES, accumulator
-from maskc_kernels.gpu.target import architecture, installed
 from maskc_kernels.tables import AttentionTables
 from maskc_kernels.xla import block_sparse_attention
 from maskc_runtime.errors import ArgumentShapeError, ArgumentTypeError
@@ -25,8 +24,11 @@ Backend: TypeAlias = Callable[
 ]
 """(q, k, v, sm_scale, tables) -> (output, log-sum-exp), differentiable."""
 
+_BACKENDS: dict[str, Backend] = {}
+"""By platform, as `jax.lax.platform_dependent` names them: "cpu", "cuda", "rocm", "tpu"."""
+
 _ANYWHERE: Backend = block_sparse_attention
-"""What runs on every platform that has no backend of its own, and whatever that cannot run."""
+"""What runs on every platform that has no entry above."""
 
 
 def attention(
@@ -77,27 +79,9 @@ def attention(
         scale.astype(accumulator(q, k, v)),
         view.tables,
         default=_ANYWHERE,
-        **_backends(),
+        **_BACKENDS,
     )
     return out if q.ndim == 4 else out[0]
-
-
-def _backends() -> dict[str, Backend]:
-    """By platform, as `jax.lax.platform_dependent` names them: "cpu", "cuda", "rocm", "tpu".
-
-    Every backend named here is traced, wherever the program runs in the end; so those of machines
-    that are not in sight are left out.
-    """
-    return {"cuda": _on_cuda} if installed() and architecture() else {}
-
-
-def _on_cuda(
-    q: jax.Array, k: jax.Array, v: jax.Array, sm_scale: jax.Array, tables: AttentionTables
-) -> tuple[jax.Array, jax.Array]:
-    from maskc_kernels.gpu import attention as gpu  # imports Triton, which takes its time
-
-    run = _ANYWHERE if gpu.refusal(q, k, v, tables) else gpu.block_sparse_attention
-    return run(q, k, v, sm_scale, tables)
 
 
 def _scale(sm_scale: float | jax.typing.ArrayLike | None, q: jax.Array) -> jax.Array:

@@ -28,16 +28,14 @@ def call(what):
     """Stands in for `maskc_kernels.gpu.launch.call`; same argument, same results."""
     assert what.warps in {1, 2, 4, 8}
     assert what.stages >= 1
-    present = [x is not None for x in what.operands]
 
     def run(*arrays):
-        given = iter(arrays)
-        inputs = [np.array(next(given)) if here else None for here in present]
+        inputs = [np.array(x) for x in arrays]
         outputs = [filler(x.shape, x.dtype) for x in what.out_type]
         interpret(what.kernel, (*inputs, *outputs), (what.programs,), what.constants)
         return tuple(outputs)
 
-    return jax.pure_callback(run, what.out_type, *(x for x in what.operands if x is not None))
+    return jax.pure_callback(run, what.out_type, *what.operands)
 
 
 def filler(shape, dtype):
@@ -47,11 +45,11 @@ def filler(shape, dtype):
 
 def interpret(kernel, arrays, grid, constants):
     """Run a kernel over numpy arrays, in place."""
-    with _LOCK, _repaired([x for x in arrays if x is not None]), warnings.catch_warnings():
+    with _LOCK, _repaired(arrays), warnings.catch_warnings():
         # numpy warns of infinities and NaNs; a GPU computes with them.
         warnings.simplefilter("ignore", RuntimeWarning)
         function = interpreter.InterpretedFunction(kernel.fn)
-        function[grid](*(x if x is None else _Buffer(x) for x in arrays), **constants)
+        function[grid](*map(_Buffer, arrays), **constants)
 
 
 class _Buffer:

@@ -1,24 +1,32 @@
-"""Tile sizes, warps and stages, in one table, and how a plan's blocks cut them down."""
+"""Tile sizes, warps and stages: one table, and how a plan's blocks cut its entries down."""
 
 from __future__ import annotations
 
+import csv
+import functools
 from dataclasses import dataclass, replace
-from typing import Literal
+from importlib import resources
+from typing import Literal, NamedTuple, cast
 
 __all__ = [
     "ARCHITECTURES",
+    "DIRECTIONS",
     "MIN_TILE",
     "NEWEST",
-    "TABLE",
+    "Direction",
     "Tile",
+    "TileKey",
+    "Tiles",
     "choose",
     "largest_tile",
     "padded",
+    "tile_table",
 ]
 
 Direction = Literal["fwd", "dq", "dkv"]
 
-ARCHITECTURES = OLDEST, NEWEST = 80, 90
+DIRECTIONS: tuple[Direction, ...] = ("fwd", "dq", "dkv")
+ARCHITECTURES = OLDEST, _, NEWEST = 80, 90, 100
 """Those that the table has."""
 
 MIN_TILE = 16
@@ -43,35 +51,64 @@ class Tile:
     stages: int
 
 
-TABLE: dict[tuple[int, int, int, Direction], Tile] = {}
-"""(architecture, bytes per element, padded head_dim, direction) -> tile."""
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiles that replace those of the table; None keeps the table's.
+
+    Attributes:
+        fwd: of the forward kernel.
+        dq: of the dq kernel.
+        dkv: of the dkv and the dbias kernels.
+    """
+
+    fwd: Tile | None = None
+    dq: Tile | None = None
+    dkv: Tile | None = None
+
+    def of(self, direction: Direction) -> Tile | None:
+        """The tile for one kernel."""
+        return cast("Tile | None", getattr(self, direction))
 
 
-def _rows(architecture: int, size: int, entries: dict[int, tuple[Tile, Tile, Tile]]) -> None:
-    for width, tiles in entries.items():
-        for direction, tile in zip(("fwd", "dq", "dkv"), tiles, strict=True):
-            TABLE[architecture, size, width, direction] = tile  # type: ignore[index]
+class TileKey(NamedTuple):
+    """What an entry of the table is for.
+
+    Attributes:
+        architecture: compute capability times 10.
+        bits: per element of q, k and v.
+        width: the larger of both head dimensions, padded, at least 64.
+        direction: which kernel.
+    """
+
+    architecture: int
+    bits: int
+    width: int
+    direction: Direction
 
 
-# Chosen offline, for few registers and no spills; no GPU has timed them.
-#     python benchmarks/gpu_compile.py
-_rows(90, 2, {
-    64: (Tile(128, 128, 8, 3), Tile(128, 64, 8, 3), Tile(64, 128, 8, 2)),
-    128: (Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(64, 128, 8, 2)),
-    256: (Tile(128, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 2)),
-})  # fmt: skip
-_rows(80, 2, {
-    64: (Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
-    128: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 3), Tile(64, 64, 8, 3)),
-    256: (Tile(64, 64, 8, 2), Tile(32, 32, 8, 2), Tile(32, 32, 8, 2)),
-})  # fmt: skip
-# float32 is multiplied as such, without tensor cores: exact, and slow.
-for _architecture in ARCHITECTURES:
-    _rows(_architecture, 4, {
-        64: (Tile(32, 32, 8, 2), Tile(32, 32, 4, 2), Tile(32, 32, 8, 2)),
-        128: (Tile(32, 16, 8, 2), Tile(32, 16, 8, 2), Tile(32, 32, 8, 2)),
-        256: (Tile(16, 16, 8, 2), Tile(16, 16, 8, 2), Tile(16, 16, 8, 2)),
-    })  # fmt: skip
+class Entry(NamedTuple):
+    """A tile and where it is from.
+
+    Attributes:
+        tile: how a program works.
+        source: how the tile was chosen, in words.
+    """
+
+    tile: Tile
+    source: str
+
+
+@functools.cache
+def tile_table() -> dict[TileKey, Entry]:
+    """The table `tiles.csv` of this package; `benchmarks/gpu_tune.py` writes it."""
+    text = resources.files("maskc_kernels.gpu").joinpath("tiles.csv").read_text("utf-8")
+    table = {}
+    for row in csv.DictReader(text.splitlines()):
+        direction = cast("Direction", row["direction"])
+        key = TileKey(int(row["architecture"]), int(row["bits"]), int(row["width"]), direction)
+        tile = Tile(*(int(row[name]) for name in ("tile_q", "tile_kv", "warps", "stages")))
+        table[key] = Entry(tile, row["source"])
+    return table
 
 
 def padded(dim: int) -> int:
@@ -98,7 +135,7 @@ def choose(
         block_kv: keys per block of the plan; the tile divides it.
     """
     known = max(entry for entry in ARCHITECTURES if entry <= max(architecture, OLDEST))
-    tile = TABLE[known, size, max(width, 64), direction]
+    tile = tile_table()[TileKey(known, 8 * size, max(width, 64), direction)].tile
     q, kv = min(tile.q, largest_tile(block_q)), min(tile.kv, largest_tile(block_kv))
     if (q, kv) == (tile.q, tile.kv):
         return tile

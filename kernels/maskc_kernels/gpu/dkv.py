@@ -18,6 +18,7 @@ from maskc_kernels.gpu.tiles import (
     find_tile,
     keep_bits,
     list_number,
+    load_bias,
     load_tile,
     store_tile,
     uncapped_slope,
@@ -34,11 +35,13 @@ def _gather(
     v_tile: tl.tensor,
     factor: tl.tensor,
     rows_in_block: tl.tensor,
+    positions: tl.tensor,
     kv_segments: tl.tensor,
     q: tl.tensor,
     dout: tl.tensor,
     lse: tl.tensor,
     delta: tl.tensor,
+    bias: tl.tensor,
     q_segment_ids: tl.tensor,
     words: tl.tensor,
     ptr: tl.tensor,
@@ -46,15 +49,19 @@ def _gather(
     partial_id: tl.tensor,
     listed: tl.tensor,
     q_len: tl.constexpr,
+    kv_len: tl.constexpr,
     head_dim: tl.constexpr,
     v_head_dim: tl.constexpr,
     width: tl.constexpr,
     v_width: tl.constexpr,
     block_q: tl.constexpr,
+    block_kv: tl.constexpr,
     tile_q: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
     soft_cap: tl.constexpr,
+    bias_row_stride: tl.constexpr,
+    has_bias: tl.constexpr,
     has_segments: tl.constexpr,
     masked: tl.constexpr,
     precision: tl.constexpr,
@@ -78,9 +85,19 @@ def _gather(
         scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=precision)
         if soft_cap is not None:
             scores = capped(scores, factor, soft_cap)
-            weights = tl.exp2(scores - lse2[None, :])
         else:
-            weights = tl.exp2(scores * factor - lse2[None, :])
+            scores *= factor
+        if has_bias:
+            weights = tl.exp2(
+                scores
+                - lse2[None, :]
+                + load_bias(
+                    bias, columns[None, :], positions[:, None], q_len, kv_len, bias_row_stride,
+                    masked and (kv_len % block_kv != 0 or q_len % block_q != 0),
+                )  # fmt: skip
+            )
+        else:
+            weights = tl.exp2(scores - lse2[None, :])
         if masked:
             # A score that the mask forbids may be far above the log-sum-exp: select behind exp2.
             block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
@@ -110,6 +127,7 @@ def dkv_kernel(
     dout: tl.tensor,
     lse: tl.tensor,
     delta: tl.tensor,
+    bias: tl.tensor,
     q_segment_ids: tl.tensor,
     kv_segment_ids: tl.tensor,
     head_mask: tl.tensor,
@@ -140,6 +158,10 @@ def dkv_kernel(
     rows: tl.constexpr,
     together: tl.constexpr,
     soft_cap: tl.constexpr,
+    bias_batch_stride: tl.constexpr,
+    bias_head_stride: tl.constexpr,
+    bias_row_stride: tl.constexpr,
+    has_bias: tl.constexpr,
     has_segments: tl.constexpr,
     has_full: tl.constexpr,
     has_partial: tl.constexpr,
@@ -184,19 +206,25 @@ def dkv_kernel(
         listed = list_number(head_mask, batch, head, row, masks, rows, has_segments)
         q_lane = (batch * heads + head).to(tl.int64) * q_len
         q_at, dout_at = q + q_lane * head_dim, dout + q_lane * v_head_dim
+        bias_lane = bias
+        if has_bias:
+            at = batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
+            bias_lane += at
         if has_full:
             dk_acc, dv_acc = _gather(
-                dk_acc, dv_acc, k_tile, v_tile, factor, rows_in_block, kv_segments, q_at, dout_at,
-                lse + q_lane, delta + q_lane, q_ids, words, full_ptr, full_idx, partial_id, listed,
-                q_len, head_dim, v_head_dim, width, v_width, block_q, tile_q, block_rows,
-                row_words, soft_cap, has_segments, False, precision,
+                dk_acc, dv_acc, k_tile, v_tile, factor, rows_in_block, positions, kv_segments, q_at,
+                dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, words, full_ptr,
+                full_idx, partial_id, listed, q_len, kv_len, head_dim, v_head_dim, width,
+                v_width, block_q, block_kv, tile_q, block_rows, row_words, soft_cap,
+                bias_row_stride, has_bias, has_segments, False, precision,
             )  # fmt: skip
         if has_partial:
             dk_acc, dv_acc = _gather(
-                dk_acc, dv_acc, k_tile, v_tile, factor, rows_in_block, kv_segments, q_at, dout_at,
-                lse + q_lane, delta + q_lane, q_ids, words, partial_ptr, partial_idx, partial_id,
-                listed, q_len, head_dim, v_head_dim, width, v_width, block_q, tile_q, block_rows,
-                row_words, soft_cap, has_segments, True, precision,
+                dk_acc, dv_acc, k_tile, v_tile, factor, rows_in_block, positions, kv_segments, q_at,
+                dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, words, partial_ptr,
+                partial_idx, partial_id, listed, q_len, kv_len, head_dim, v_head_dim, width,
+                v_width, block_q, block_kv, tile_q, block_rows, row_words, soft_cap,
+                bias_row_stride, has_bias, has_segments, True, precision,
             )  # fmt: skip
     store_tile(
         dk + wide_lane * (kv_len * head_dim), dk_acc * scale, positions, kv_len, head_dim, width

@@ -13,6 +13,7 @@ from maskc_kernels.gpu.tiles import (
     find_tile,
     keep_bits,
     list_number,
+    load_bias,
     load_tile,
     store_tile,
     uncapped_slope,
@@ -30,15 +31,18 @@ def _gather(
     delta_row: tl.tensor,
     factor: tl.tensor,
     rows_in_block: tl.tensor,
+    positions: tl.tensor,
     q_segments: tl.tensor,
     k: tl.tensor,
     v: tl.tensor,
+    bias: tl.tensor,
     kv_segment_ids: tl.tensor,
     words: tl.tensor,
     ptr: tl.tensor,
     idx: tl.tensor,
     partial_id: tl.tensor,
     listed: tl.tensor,
+    q_len: tl.constexpr,
     kv_len: tl.constexpr,
     head_dim: tl.constexpr,
     v_head_dim: tl.constexpr,
@@ -47,8 +51,11 @@ def _gather(
     block_q: tl.constexpr,
     block_kv: tl.constexpr,
     tile_kv: tl.constexpr,
+    block_rows: tl.constexpr,
     row_words: tl.constexpr,
     soft_cap: tl.constexpr,
+    bias_row_stride: tl.constexpr,
+    has_bias: tl.constexpr,
     has_segments: tl.constexpr,
     masked: tl.constexpr,
     precision: tl.constexpr,
@@ -66,16 +73,26 @@ def _gather(
         scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=precision)
         if soft_cap is not None:
             scores = capped(scores, factor, soft_cap)
-            weights = tl.exp2(scores - lse2[:, None])
         else:
-            weights = tl.exp2(scores * factor - lse2[:, None])
+            scores *= factor
+        if has_bias:
+            weights = tl.exp2(
+                scores
+                - lse2[:, None]
+                + load_bias(
+                    bias, positions[:, None], columns[None, :], q_len, kv_len, bias_row_stride,
+                    masked and (kv_len % block_kv != 0 or q_len % block_q != 0),
+                )  # fmt: skip
+            )
+        else:
+            weights = tl.exp2(scores - lse2[:, None])
         dweights = tl.dot(dout_tile, tl.trans(v_tile), input_precision=precision)
         dscores = weights * (dweights - delta_row[:, None])
         if soft_cap is not None:
             dscores *= uncapped_slope(scores, soft_cap)
         if masked:
             # A score that the mask forbids may be far above the log-sum-exp: select last.
-            block = words + tl.load(partial_id + entry).to(tl.int64) * (block_q * row_words)
+            block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
             keep = keep_bits(block, rows_in_block, inside, row_words, tile_kv)
             if has_segments:
                 if ragged:
@@ -97,6 +114,7 @@ def dq_kernel(
     dout: tl.tensor,
     lse: tl.tensor,
     delta: tl.tensor,
+    bias: tl.tensor,
     q_segment_ids: tl.tensor,
     kv_segment_ids: tl.tensor,
     head_mask: tl.tensor,
@@ -121,11 +139,16 @@ def dq_kernel(
     block_kv: tl.constexpr,
     tile_q: tl.constexpr,
     tile_kv: tl.constexpr,
+    block_rows: tl.constexpr,
     row_words: tl.constexpr,
     masks: tl.constexpr,
     rows: tl.constexpr,
     together: tl.constexpr,
     soft_cap: tl.constexpr,
+    bias_batch_stride: tl.constexpr,
+    bias_head_stride: tl.constexpr,
+    bias_row_stride: tl.constexpr,
+    has_bias: tl.constexpr,
     has_segments: tl.constexpr,
     has_full: tl.constexpr,
     has_partial: tl.constexpr,
@@ -169,20 +192,25 @@ def dq_kernel(
     if has_segments:
         q_segments = tl.load(q_segment_ids + batch * q_len + positions, mask=inside, other=-1)
         kv_ids = kv_segment_ids + batch * kv_len
+    bias_lane = bias
+    if has_bias:
+        bias_lane += batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
     k_lane, v_lane = k + kv_lane * (kv_len * head_dim), v + kv_lane * (kv_len * v_head_dim)
     if has_full:
         acc = _gather(
-            acc, q_tile, dout_tile, lse2, delta_row, factor, rows_in_block, q_segments, k_lane,
-            v_lane, kv_ids, words, full_ptr, full_idx, partial_id, listed, kv_len, head_dim,
-            v_head_dim, width, v_width, block_q, block_kv, tile_kv, row_words, soft_cap,
-            has_segments, False, precision,
+            acc, q_tile, dout_tile, lse2, delta_row, factor, rows_in_block, positions, q_segments,
+            k_lane, v_lane, bias_lane, kv_ids, words, full_ptr, full_idx, partial_id, listed,
+            q_len, kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv,
+            block_rows, row_words, soft_cap, bias_row_stride, has_bias, has_segments, False,
+            precision,
         )  # fmt: skip
     if has_partial:
         acc = _gather(
-            acc, q_tile, dout_tile, lse2, delta_row, factor, rows_in_block, q_segments, k_lane,
-            v_lane, kv_ids, words, partial_ptr, partial_idx, partial_id, listed, kv_len, head_dim,
-            v_head_dim, width, v_width, block_q, block_kv, tile_kv, row_words, soft_cap,
-            has_segments, True, precision,
+            acc, q_tile, dout_tile, lse2, delta_row, factor, rows_in_block, positions, q_segments,
+            k_lane, v_lane, bias_lane, kv_ids, words, partial_ptr, partial_idx, partial_id, listed,
+            q_len, kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv,
+            block_rows, row_words, soft_cap, bias_row_stride, has_bias, has_segments, True,
+            precision,
         )  # fmt: skip
     share = tl.sum(acc * q_tile.to(tl.float32), 1)
     tl.store(dscale + wide_lane * q_len + positions, share, mask=inside)

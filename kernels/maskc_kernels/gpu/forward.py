@@ -17,6 +17,7 @@ from maskc_kernels.gpu.tiles import (
     find_tile,
     keep_bits,
     list_number,
+    load_bias,
     load_tile,
     store_tile,
 )
@@ -32,15 +33,18 @@ def _absorb(
     q_tile: tl.tensor,
     factor: tl.tensor,
     rows_in_block: tl.tensor,
+    positions: tl.tensor,
     q_segments: tl.tensor,
     k: tl.tensor,
     v: tl.tensor,
+    bias: tl.tensor,
     kv_segment_ids: tl.tensor,
     words: tl.tensor,
     ptr: tl.tensor,
     idx: tl.tensor,
     partial_id: tl.tensor,
     listed: tl.tensor,
+    q_len: tl.constexpr,
     kv_len: tl.constexpr,
     head_dim: tl.constexpr,
     v_head_dim: tl.constexpr,
@@ -49,8 +53,11 @@ def _absorb(
     block_q: tl.constexpr,
     block_kv: tl.constexpr,
     tile_kv: tl.constexpr,
+    block_rows: tl.constexpr,
     row_words: tl.constexpr,
     soft_cap: tl.constexpr,
+    bias_row_stride: tl.constexpr,
+    has_bias: tl.constexpr,
     has_segments: tl.constexpr,
     masked: tl.constexpr,
     precision: tl.constexpr,
@@ -68,10 +75,18 @@ def _absorb(
         if soft_cap is not None:
             scores = capped(scores, factor, soft_cap)
             step_factor = 1.0
+        elif has_bias:
+            scores *= factor
+            step_factor = 1.0
         else:
             step_factor = factor
+        if has_bias:
+            scores += load_bias(
+                bias, positions[:, None], columns[None, :], q_len, kv_len, bias_row_stride,
+                masked and (kv_len % block_kv != 0 or q_len % block_q != 0),
+            )  # fmt: skip
         if masked:
-            block = words + tl.load(partial_id + entry).to(tl.int64) * (block_q * row_words)
+            block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
             keep = keep_bits(block, rows_in_block, inside, row_words, tile_kv)
             if has_segments:
                 if ragged:
@@ -81,7 +96,7 @@ def _absorb(
                 keep = keep & (q_segments[:, None] == ids[None, :])
             scores = tl.where(keep, scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1) * step_factor)
-        if masked:
+        if masked or has_bias:
             # A row with no score yet has top -inf, and -inf - -inf would be NaN.
             shift = tl.where(new_top == float("-inf"), 0.0, new_top)
         else:
@@ -104,6 +119,7 @@ def forward_kernel(
     v: tl.tensor,
     sm_scale: tl.tensor,
     sinks: tl.tensor,
+    bias: tl.tensor,
     q_segment_ids: tl.tensor,
     kv_segment_ids: tl.tensor,
     head_mask: tl.tensor,
@@ -128,11 +144,16 @@ def forward_kernel(
     block_kv: tl.constexpr,
     tile_q: tl.constexpr,
     tile_kv: tl.constexpr,
+    block_rows: tl.constexpr,
     row_words: tl.constexpr,
     masks: tl.constexpr,
     rows: tl.constexpr,
     together: tl.constexpr,
     soft_cap: tl.constexpr,
+    bias_batch_stride: tl.constexpr,
+    bias_head_stride: tl.constexpr,
+    bias_row_stride: tl.constexpr,
+    has_bias: tl.constexpr,
     has_sinks: tl.constexpr,
     has_segments: tl.constexpr,
     has_full: tl.constexpr,
@@ -147,6 +168,7 @@ def forward_kernel(
         v: [batch, kv_heads, kv_len, v_head_dim].
         sm_scale: float32 [], any sign.
         sinks: float32 [heads], or anything without `has_sinks`.
+        bias: of the strides given, in elements; or anything without `has_bias`.
         q_segment_ids: int32 [batch, q_len], padding -1; or anything without `has_segments`.
         kv_segment_ids: int32 [batch, kv_len], padding -2; or anything.
         head_mask: int32 [heads].
@@ -176,13 +198,8 @@ def forward_kernel(
     factor = tl.maximum(tl.abs(scale), 1e-37) * LOG2E
 
     acc = tl.zeros([tile_q, v_width], tl.float32)
-    if has_sinks:
-        sink = tl.load(sinks + head) * LOG2E
-        top = tl.zeros([tile_q], tl.float32) + sink
-        total = tl.zeros([tile_q], tl.float32) + tl.where(sink == float("-inf"), 0.0, 1.0)
-    else:
-        top = tl.full([tile_q], float("-inf"), tl.float32)
-        total = tl.zeros([tile_q], tl.float32)
+    top = tl.full([tile_q], float("-inf"), tl.float32)
+    total = tl.zeros([tile_q], tl.float32)
     listed = list_number(head_mask, batch, head, row, masks, rows, has_segments)
     q_segments = rows_in_block
     kv_ids = kv_segment_ids
@@ -191,22 +208,33 @@ def forward_kernel(
             q_segment_ids + batch * q_len + positions, mask=positions < q_len, other=-1
         )
         kv_ids = kv_segment_ids + batch * kv_len
+    bias_lane = bias
+    if has_bias:
+        bias_lane += batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
     k_lane, v_lane = k + kv_lane * (kv_len * head_dim), v + kv_lane * (kv_len * v_head_dim)
     if has_full:
         acc, top, total = _absorb(
-            acc, top, total, q_tile, factor, rows_in_block, q_segments, k_lane, v_lane, kv_ids,
-            words, full_ptr, full_idx, partial_id, listed, kv_len, head_dim, v_head_dim, width,
-            v_width, block_q, block_kv, tile_kv, row_words, soft_cap, has_segments, False,
-            precision,
+            acc, top, total, q_tile, factor, rows_in_block, positions, q_segments, k_lane, v_lane,
+            bias_lane, kv_ids, words, full_ptr, full_idx, partial_id, listed, q_len, kv_len,
+            head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv, block_rows, row_words,
+            soft_cap, bias_row_stride, has_bias, has_segments, False, precision,
         )  # fmt: skip
     if has_partial:
         acc, top, total = _absorb(
-            acc, top, total, q_tile, factor, rows_in_block, q_segments, k_lane, v_lane, kv_ids,
-            words, partial_ptr, partial_idx, partial_id, listed, kv_len, head_dim, v_head_dim,
-            width, v_width, block_q, block_kv, tile_kv, row_words, soft_cap, has_segments, True,
-            precision,
+            acc, top, total, q_tile, factor, rows_in_block, positions, q_segments, k_lane, v_lane,
+            bias_lane, kv_ids, words, partial_ptr, partial_idx, partial_id, listed, q_len, kv_len,
+            head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv, block_rows, row_words,
+            soft_cap, bias_row_stride, has_bias, has_segments, True, precision,
         )  # fmt: skip
     empty = total == 0
+    if has_sinks:
+        # Behind the loops, where it is known whether a row attends anything beside its sink.
+        sink = tl.load(sinks + head) * LOG2E
+        new_top = tl.where(empty, 0.0, tl.maximum(top, sink))
+        decay = tl.exp2(top - new_top)
+        acc *= decay[:, None]
+        total = tl.where(empty, 0.0, total * decay + tl.exp2(sink - new_top))
+        top = new_top
     total = tl.where(empty, 1.0, total)
     store_tile(
         out + lane.to(tl.int64) * (q_len * v_head_dim),

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax_triton
 
-from maskc_kernels.gpu.compat import repair_dce_rule
+from maskc_kernels.gpu.target import architecture
 
 __all__ = ["OPTIONS", "Launch", "call", "launch", "shaped"]
 
@@ -25,7 +24,7 @@ class Launch:
 
     Attributes:
         kernel: under `triton.jit`; its parameters are the operands, the outputs, the constants.
-        operands: arrays; None for one that the constants leave without use.
+        operands: arrays.
         out_type: shapes and dtypes of the outputs.
         programs: how many programs run.
         warps: warps per program.
@@ -34,7 +33,7 @@ class Launch:
     """
 
     kernel: Any
-    operands: tuple[jax.Array | None, ...]
+    operands: tuple[jax.Array, ...]
     out_type: tuple[jax.ShapeDtypeStruct, ...]
     programs: int
     warps: int
@@ -52,28 +51,27 @@ def launch(what: Launch) -> tuple[jax.Array, ...]:
 
     Under `vmap` it becomes a loop of launches.
     """
-    present = [x is not None for x in what.operands]
 
     def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        given = iter(arrays)
-        return call(replace(what, operands=tuple(next(given) if x else None for x in present)))
+        return call(replace(what, operands=arrays))
 
     looped: Callable[..., tuple[jax.Array, ...]]
     looped = jax.custom_batching.sequential_vmap(run)  # type: ignore[no-untyped-call]
-    return looped(*(x for x in what.operands if x is not None))
+    return looped(*what.operands)
 
 
 def call(what: Launch) -> tuple[jax.Array, ...]:
     """Hand a launch to jax-triton."""
-    repair_dce_rule()
-    outputs: tuple[jax.Array, ...] = jax_triton.triton_call(
+    from maskc_kernels.gpu.compat import triton_call
+
+    return triton_call(
         *what.operands,
         kernel=what.kernel,
         out_type=what.out_type,
         grid=(what.programs,),
         num_warps=what.warps,
         num_stages=what.stages,
+        compute_capability=architecture(),
         backend_options=OPTIONS,
         **what.constants,
     )
-    return outputs

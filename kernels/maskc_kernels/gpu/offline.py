@@ -73,14 +73,12 @@ def compile_offline(launch: Launch, architecture: int) -> Report:
     arrays = (*launch.operands, *launch.out_type)
     names = [name for name in kernel.arg_names if name not in launch.constants]
     types = dict(zip(names, map(_pointer, arrays), strict=True))
-    missing: dict[str, Any] = {name: None for name, kind in types.items() if kind == "constexpr"}
-    constants = launch.constants | missing
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     places = {name: (index,) for index, name in enumerate(signature)}
     source = ASTSource(
         fn=kernel,
         signature=signature,
-        constexprs={places[name]: value for name, value in constants.items()},
+        constexprs={places[name]: value for name, value in launch.constants.items()},
         attrs={
             places[name]: [["tt.divisibility", 16]]
             for name, kind in signature.items()
@@ -99,8 +97,8 @@ def compile_offline(launch: Launch, architecture: int) -> Report:
     return _report(log.getvalue(), compiled.metadata.shared, _sass(compiled.asm["cubin"]))
 
 
-def _pointer(array: jax.Array | jax.ShapeDtypeStruct | None) -> str:
-    return "constexpr" if array is None else f"*{_TYPES[array.dtype.name]}"
+def _pointer(array: jax.Array | jax.ShapeDtypeStruct) -> str:
+    return f"*{_TYPES[array.dtype.name]}"
 
 
 def _report(log: str, shared: int, sass: Sequence[str]) -> Report:

@@ -20,12 +20,14 @@ def installed() -> bool:
 def architecture() -> int | None:
     """Compute capability times 10 of the GPU that is compiled for; None if none is in sight.
 
-    That is the first GPU here, else the device of the abstract mesh in use: jax-triton decides so.
+    That is the device of the abstract mesh in use, if it names a GPU, else the first GPU here.
     """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind = "" if device is None else device.device_kind
+    named = next((number for name, number in _KINDS.items() if name in kind), None)
+    if named is not None:
+        return named
     try:
         return round(10 * float(jax.devices("cuda")[0].compute_capability))
     except RuntimeError:  # no such platform
-        pass
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    kind = "" if device is None else device.device_kind
-    return next((number for name, number in _KINDS.items() if name in kind), None)
+        return None

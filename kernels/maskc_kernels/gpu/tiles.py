@@ -17,6 +17,7 @@ __all__ = [
     "find_tile",
     "keep_bits",
     "list_number",
+    "load_bias",
     "load_tile",
     "store_tile",
     "uncapped_slope",
@@ -152,6 +153,41 @@ def keep_bits(
         bits = word[:, :, None] >> tl.arange(0, 32)[None, None, :].to(tl.uint32)
         bits = tl.reshape(bits, (rows.shape[0], tile_columns))
     return (bits & 1) != 0
+
+
+@triton.jit
+def load_bias(
+    bias: tl.tensor,
+    q_at: tl.tensor,
+    kv_at: tl.tensor,
+    q_len: tl.constexpr,
+    kv_len: tl.constexpr,
+    row_stride: tl.constexpr,
+    ragged: tl.constexpr,
+) -> Any:
+    """A bias of one lane in units of log 2, for queries and keys that broadcast to a tile.
+
+    Args:
+        bias: [q_len, kv_len], or [kv_len] if `row_stride` is 0.
+        q_at: [tile_q, 1] or [1, tile_q].
+        kv_at: the other way.
+        q_len: queries.
+        kv_len: keys.
+        row_stride: elements from one query to the next; 0 if all have the same.
+        ragged: positions may lie outside of the lengths; they read 0.
+    """
+    if row_stride == 0:
+        if ragged:
+            values = tl.load(bias + kv_at, mask=kv_at < kv_len, other=0.0)
+        else:
+            values = tl.load(bias + kv_at)
+    else:
+        at = bias + q_at.to(tl.int64) * row_stride + kv_at
+        if ragged:
+            values = tl.load(at, mask=(q_at < q_len) & (kv_at < kv_len), other=0.0)
+        else:
+            values = tl.load(at)
+    return values.to(tl.float32) * LOG2E
 
 
 @triton.jit

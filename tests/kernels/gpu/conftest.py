@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-NEEDED = "the GPU kernels need pip install 'maskc[gpu]' on Python >= 3.12"
+NEEDED = "the GPU kernels need pip install 'maskc[gpu]'"
 
 
 @pytest.fixture(scope="session")
@@ -13,38 +13,41 @@ def interpreted():
     pytest.importorskip("jax_triton", reason=NEEDED)
     import triton_interpreter
 
-    from maskc_kernels.gpu import attention, launch
+    from maskc_kernels import gpu
+    from maskc_kernels.gpu import launch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "call", triton_interpreter.call)
-        yield attention.block_sparse_attention
+        yield gpu.block_sparse_attention
 
 
 @pytest.fixture
 def recorded(monkeypatch, tables_of):
-    """The launches of forward, dq and dkv for a plan and shapes, on a chosen architecture."""
+    """The launches of forward, dq, dkv and dbias, by name, on a chosen architecture."""
     pytest.importorskip("jax_triton", reason=NEEDED)
-    from maskc_kernels.gpu import attention, passes
+    from maskc_kernels.gpu import block_sparse_attention, gradients, passes
 
-    def record(architecture, plan, q, k, v, dtype="bfloat16", **options):
-        launches = []
+    def record(architecture, plan, q, k, v, dtype="bfloat16", bias=None, sinks=None, **options):
+        launches = {}
 
         def take(what):
-            launches.append(what)
+            launches[what.kernel.fn.__name__.removesuffix("_kernel")] = what
             return tuple(jnp.zeros(x.shape, x.dtype) for x in what.out_type)
 
-        monkeypatch.setattr(attention, "launch", take)
+        monkeypatch.setattr(gradients, "launch", take)
         monkeypatch.setattr(passes, "architecture", lambda: architecture)
 
-        def run(q, k, v):
-            def attend(q, k, v):
-                scale = jnp.float32(1)
-                return attention.block_sparse_attention(q, k, v, scale, tables_of(plan), **options)
+        def run(*arrays):
+            def attend(q, k, v, bias, sinks):
+                return block_sparse_attention(
+                    q, k, v, jnp.float32(1), tables_of(plan), bias=bias, sinks=sinks, **options
+                )
 
-            results, pullback = jax.vjp(attend, q, k, v)
+            results, pullback = jax.vjp(attend, *arrays)
             return pullback(results)
 
-        jax.eval_shape(run, *(jax.ShapeDtypeStruct(shape, dtype) for shape in (q, k, v)))
+        shapes = (q, k, v, bias, sinks)
+        jax.eval_shape(run, *(x and jax.ShapeDtypeStruct(x, dtype) for x in shapes))
         return launches
 
     return record

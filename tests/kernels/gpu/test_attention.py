@@ -19,7 +19,7 @@ from maskc.expr import Causal, Dense, Documents, Empty, Full, Local, MultiHead, 
 from maskc.strategies import masks
 
 FP32 = 1e-5  # of the scale of the values
-RESULTS = ("out", "lse", "dq", "dk", "dv", "dscale", "dsinks")
+RESULTS = ("out", "lse", "dq", "dk", "dv", "dscale", "dsinks", "dbias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Check:
 
     def __call__(
         self, shape, plan, tables, seed=0, *, tolerance=FP32, dtype="float32", sm_scale=0.4,
-        soft_cap=None, sinks=False, segments=None, magnitude=1,
+        soft_cap=None, sinks=False, segments=None, magnitude=1, bias=None,
     ):  # fmt: skip
         rng = np.random.default_rng(seed + 1)
         q, k, v, dout = self.draw_inputs(seed, *shape.inputs, dtype=dtype)
@@ -76,35 +76,35 @@ class Check:
         sink = rng.standard_normal(shape.heads).astype(np.float32) if sinks else None
         ids = (None, None) if segments is None else segments
         results = self.compiled(soft_cap)(
-            q, k, v, np.float32(sm_scale), sink, dout, dlse, *ids, tables
+            q, k, v, np.float32(sm_scale), sink, bias, dout, dlse, *ids, tables
         )
         mask = np.stack([plan.to_dense(head) for head in range(shape.heads)])[None]
         if segments is not None:
             same = (ids[0][:, :, None] == ids[1][:, None]) & (ids[0][:, :, None] >= 0)
             mask = mask & same[:, None]
-        live = mask.any(-1) | sinks
         expected = self.oracle(
-            q, k, v, mask, np.float32(sm_scale), dout, np.where(live, dlse, 0),
-            soft_cap=soft_cap, sinks=sink,
+            q, k, v, mask, np.float32(sm_scale), dout, np.where(mask.any(-1), dlse, 0),
+            soft_cap=soft_cap, sinks=sink, bias=bias,
         )  # fmt: skip
         assert [x.dtype.name for x in results[:5]] == [dtype, "float32", dtype, dtype, dtype]
-        for name, result in zip(RESULTS, results, strict=False):
+        for name, result in zip(RESULTS, results, strict=True):
+            if result is None:
+                continue
             # One number that sums terms of both signs can be no nearer than the terms are.
-            scale = expected.dscale_terms if name == "dscale" else 1.0
+            scale = getattr(expected, f"{name}_terms", 1.0)
             self.near(result, np.asarray(getattr(expected, name)), tolerance, name, scale)
 
     @functools.cache  # noqa: B019  # lives as long as the module
     def compiled(self, soft_cap):
-        def run(q, k, v, sm_scale, sinks, dout, dlse, q_ids, kv_ids, tables):
-            def attend(q, k, v, sm_scale, sinks):
+        def run(q, k, v, sm_scale, sinks, bias, dout, dlse, q_ids, kv_ids, tables):
+            def attend(q, k, v, sm_scale, sinks, bias):
                 return self.attend(
                     q, k, v, sm_scale, tables, q_segment_ids=q_ids, kv_segment_ids=kv_ids,
-                    logits_soft_cap=soft_cap, sinks=sinks,
+                    logits_soft_cap=soft_cap, sinks=sinks, bias=bias,
                 )  # fmt: skip
 
-            (out, lse), pullback = jax.vjp(attend, q, k, v, sm_scale, sinks)
-            gradients = pullback((dout, jnp.where(lse == -jnp.inf, 0, dlse)))
-            return out, lse, *(x for x in gradients if x is not None)
+            (out, lse), pullback = jax.vjp(attend, q, k, v, sm_scale, sinks, bias)
+            return out, lse, *pullback((dout, dlse))
 
         return jax.jit(run)
 
@@ -199,6 +199,35 @@ def test_soft_cap_and_sinks(magnitude, tolerance, check, tables_of):
     check(
         shape, plan, tables_of(plan), tolerance=tolerance, soft_cap=5.0, sinks=True,
         magnitude=magnitude,
+    )  # fmt: skip
+
+
+BIASES = {
+    "of every score": (2, 4, 37, 50),
+    "shared by heads": (2, 1, 37, 50),
+    "shared by the batch": (1, 4, 37, 50),
+    "shared by all": (1, 1, 37, 50),
+    "of keys": (2, 4, 1, 50),
+    "of keys, shared by all": (1, 1, 1, 50),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_bias(name, check, tables_of):
+    shape = dataclasses.replace(SHAPES["ragged, grouped, three blockings"], batch=2)
+    plan = shape.compile((Local(left=20, right=30) - Prefix(7)) | Documents([0, 32]))
+    bias = np.random.default_rng(3).standard_normal(BIASES[name]).astype(np.float32)
+    check(shape, plan, tables_of(plan, roomy=True), bias=bias)
+
+
+def test_bias_with_everything_else(check, tables_of):
+    shape = Shape(40, 70, 4, 2, pattern=(1, 0, 0, 1), batch=2)
+    plan = shape.compile(Causal(), Full())
+    bias = np.random.default_rng(3).standard_normal((1, 4, 40, 70)).astype(np.float32)
+    bias[:, 1, 3:9] = bias[:, :, :, 60:] = -np.inf
+    ids = segment_ids(1, 2, 40, 70)
+    check(
+        shape, plan, tables_of(plan), bias=bias, soft_cap=5.0, sinks=True, segments=ids
     )  # fmt: skip
 
 

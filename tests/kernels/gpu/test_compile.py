@@ -4,11 +4,11 @@ import pytest
 
 from maskc.compile import compile_mask
 from maskc.expr import Causal, Full
-from maskc_kernels.gpu.config import TABLE
+from maskc_kernels.gpu.config import tile_table
 
 offline = pytest.importorskip("maskc_kernels.gpu.offline", reason="the GPU kernels need maskc[gpu]")
 
-SHARED = {80: 166912, 90: 232448}
+SHARED = {80: 166912, 90: 232448, 100: 232448}
 """Bytes of shared memory that a program can have (CUDA programming guide, technical specs)."""
 
 CAUSAL = Causal()

@@ -1,18 +1,23 @@
 import pytest
 
-from maskc_kernels.gpu.config import TABLE, Tile, choose, largest_tile, padded
+from maskc_kernels.gpu.config import TileKey, Tiles, Tile, choose, largest_tile, padded, tile_table
 
 
-def test_every_architecture_dtype_width_and_direction_has_a_tile():
+def test_every_architecture_dtype_width_and_direction_has_a_tile_and_a_source():
     keys = {
-        (architecture, size, width, direction)
-        for architecture in (80, 90)
-        for size in (2, 4)
+        (architecture, bits, width, direction)
+        for architecture in (80, 90, 100)
+        for bits in (16, 32)
         for width in (64, 128, 256)
         for direction in ("fwd", "dq", "dkv")
     }
-    assert set(TABLE) == keys
-    assert all(t.q >= 16 and t.kv >= 16 and t.warps in {4, 8} for t in TABLE.values())
+    table = tile_table()
+    assert set(table) == keys
+    for tile, source in table.values():
+        assert tile.q >= 16
+        assert tile.kv >= 16
+        assert tile.warps in {4, 8}
+        assert source
 
 
 @pytest.mark.parametrize(("dim", "width"), [(1, 16), (16, 16), (80, 128), (96, 128), (129, 256)])
@@ -21,9 +26,16 @@ def test_padded(dim, width):
 
 
 def test_a_tile_divides_the_block():
+    def listed(*key):
+        return tile_table()[TileKey(*key)].tile
+
     assert [largest_tile(block) for block in (16, 48, 128, 136)] == [16, 16, 128, 8]
-    whole = TABLE[90, 2, 128, "fwd"]
-    assert choose(90, 2, 128, "fwd", 512, 512) == whole
-    assert choose(100, 2, 128, "fwd", 512, 512) == whole  # newer than the table
-    assert choose(75, 2, 64, "fwd", 512, 512) == TABLE[80, 2, 64, "fwd"]
-    assert choose(90, 2, 16, "fwd", 48, 32) == Tile(16, 32, 4, TABLE[90, 2, 64, "fwd"].stages)
+    assert choose(90, 2, 128, "fwd", 512, 512) == listed(90, 16, 128, "fwd")
+    assert choose(103, 2, 128, "fwd", 512, 512) == listed(100, 16, 128, "fwd")  # its family
+    assert choose(90, 2, 16, "fwd", 48, 32) == Tile(16, 32, 4, listed(90, 16, 64, "fwd").stages)
+
+
+def test_tiles_of_a_caller():
+    mine = Tile(64, 32, 4, 2)
+    assert Tiles(dq=mine).of("dq") == mine
+    assert Tiles(dq=mine).of("fwd") is None
