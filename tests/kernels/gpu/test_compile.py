@@ -16,30 +16,60 @@ STACK = 32
 """Bytes per thread that may lie in local memory, and outside of loops only."""
 
 
-def compiled(recorded, architecture, size, width, direction, mask=CAUSAL, **options):
-    dtype = {2: "bfloat16", 4: "float32"}[size]
-    plan = compile_mask(mask, q_len=1024, heads=8, block_q=128, block_kv=128)
-    q, kv = (1, 8, 1024, width), (1, 2, 1024, width)
+def compiled(recorded, architecture, bits, width, kernel, mask=CAUSAL, length=1024, **options):
+    dtype = {16: "bfloat16", 32: "float32"}[bits]
+    plan = compile_mask(mask, q_len=length, heads=8, block_q=128, block_kv=128)
+    q, kv = (1, 8, length, width), (1, 2, length, width)
     launches = recorded(architecture, plan, q, kv, kv, dtype, **options)
-    launch = launches[("fwd", "dq", "dkv").index(direction)]
-    return offline.compile_offline(launch, architecture)
+    return offline.compile_offline(launches[kernel], architecture)
 
 
-@pytest.mark.parametrize(("architecture", "size", "width", "direction"), sorted(TABLE))
-def test_every_shipped_configuration(architecture, size, width, direction, recorded):
-    report = compiled(recorded, architecture, size, width, direction)
+def check(report, architecture, stack=STACK):
     assert report.warnings == ()  # above all no serialised WGMMA
     assert report.shared <= SHARED[architecture]
-    assert report.stack <= STACK
+    assert report.stack <= stack
     assert report.spills_in_loops == 0
-    assert (report.tensor_core > 0) == (size == 2)
+
+
+@pytest.mark.parametrize("key", sorted(tile_table()), ids=lambda key: "-".join(map(str, key)))
+def test_every_shipped_configuration(key, recorded):
+    report = compiled(recorded, *key)
+    check(report, key.architecture)
+    assert (report.tensor_core > 0) == (key.bits == 16)
     assert len(report.loops) == 2
     full, partial = report.loops
     assert full < partial
 
 
+OPTIONS = {
+    "bias": {"bias": (1, 8, 1024, 1024)},
+    "bias of keys": {"bias": (1, 1, 1, 1024)},
+    "soft cap": {"logits_soft_cap": 30.0},
+    "sinks": {"sinks": (8,)},
+    "ragged": {"length": 1000},
+    "padded": {"width": 80},
+}
+
+
+@pytest.mark.parametrize("kernel", ["fwd", "dq", "dkv"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option(name, kernel, recorded):
+    options = {"width": 128} | OPTIONS[name]
+    report = compiled(recorded, 90, 16, kernel=kernel, **options)
+    check(report, 90)
+    assert report.tensor_core > 0
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("shape", [(1, 8, 1024, 1024), (1, 1, 1, 1024)])
+def test_the_gradient_of_a_bias(shape, architecture, recorded):
+    report = compiled(recorded, architecture, 16, 128, "dbias", bias=shape)
+    check(report, architecture)
+    assert report.tensor_core > 0
+
+
 def test_a_list_that_a_plan_has_no_use_for_is_compiled_away(recorded):
-    both = compiled(recorded, 90, 2, 64, "fwd")
-    full = compiled(recorded, 90, 2, 64, "fwd", mask=Full())
+    both = compiled(recorded, 90, 16, 64, "fwd")
+    full = compiled(recorded, 90, 16, 64, "fwd", mask=Full())
     assert len(full.loops) == 1
     assert full.loops[0] <= both.loops[0]
