@@ -25,7 +25,7 @@ _EVERYTHING = types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core})  # 
 
 
 def call(what):
-    """Stands in for `maskc_kernels.gpu.launch.call`; same argument, same results."""
+    """A launcher for `maskc_kernels.gpu.launch.using`."""
     assert what.warps in {1, 2, 4, 8}
     assert what.stages >= 1
 

@@ -1,4 +1,4 @@
-"""What callers of the GPU kernels see: one function, checked. Triton is imported when it is traced."""
+"""What callers of the GPU kernels see: one function, checked. Tracing it imports Triton."""
 
 from __future__ import annotations
 

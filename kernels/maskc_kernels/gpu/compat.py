@@ -1,7 +1,8 @@
 """Versions of jax-triton made alike; nothing else is patched.
 
 0.4 needs Python 3.12. For Python 3.11 there is 0.3.1, whose Triton must be older than 3.9: it
-cannot say which PTX version to write, and 3.9 writes one that CUDA 13.0 does not read.
+cannot say which PTX version to write, and 3.9 writes one that CUDA 13.0 does not read. 0.4 with
+Triton 3.6 misses a constant of Triton's driver, and then does without its CUDA backend.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ import inspect
 from typing import Any
 
 import jax
-import jax_triton
 from jax._src.interpreters import partial_eval
+from triton.backends.nvidia import driver
+
+if not hasattr(driver, "TMA_TF32"):
+    driver.TMA_TF32 = 11
+
+import jax_triton
 from jax_triton import triton_lib
 
 __all__ = ["CUSTOM_CALL", "triton_call"]
@@ -44,9 +50,10 @@ def _repair_dce_rule() -> None:
     """jax-triton 0.4.1 on jax 0.12: dead code elimination hands its rule one argument more."""
     primitive = triton_lib.triton_kernel_call_p
     rules: dict[Any, Any] = partial_eval.dce_rules
-    rule = rules.get(primitive)
-    too_few = rule is not None and len(inspect.signature(rule).parameters) == 2
-    if jax.__version_info__ < (0, 12) or not too_few:
+    if _OLD or jax.__version_info__ < (0, 12):
+        return
+    rule = rules[primitive]
+    if len(inspect.signature(rule).parameters) != 2:
         return
 
     def repaired(used: list[bool], _live: Any, eqn: Any) -> Any:

@@ -122,7 +122,14 @@ def largest_tile(block: int) -> int:
 
 
 def choose(
-    architecture: int, size: int, width: int, direction: Direction, block_q: int, block_kv: int
+    architecture: int,
+    size: int,
+    width: int,
+    direction: Direction,
+    block_q: int,
+    block_kv: int,
+    *,
+    heavy: bool = False,
 ) -> Tile:
     """The tile for a kernel.
 
@@ -133,9 +140,15 @@ def choose(
         direction: which kernel.
         block_q: queries per block of the plan; the tile divides it.
         block_kv: keys per block of the plan; the tile divides it.
+        heavy: the loops do more than the table was made for, and get half the work per step: with
+            the whole, registers run out.
     """
     known = max(entry for entry in ARCHITECTURES if entry <= max(architecture, OLDEST))
     tile = tile_table()[TileKey(known, 8 * size, max(width, 64), direction)].tile
+    if heavy and direction == "dkv":
+        tile = replace(tile, q=max(tile.q // 2, MIN_TILE))
+    elif heavy:
+        tile = replace(tile, kv=max(tile.kv // 2, MIN_TILE))
     q, kv = min(tile.q, largest_tile(block_q)), min(tile.kv, largest_tile(block_kv))
     if (q, kv) == (tile.q, tile.kv):
         return tile

@@ -76,14 +76,11 @@ def _gather(
         else:
             scores *= factor
         if has_bias:
-            weights = tl.exp2(
-                scores
-                - lse2[:, None]
-                + load_bias(
-                    bias, positions[:, None], columns[None, :], q_len, kv_len, bias_row_stride,
-                    masked and (kv_len % block_kv != 0 or q_len % block_q != 0),
-                )  # fmt: skip
-            )
+            added = load_bias(
+                bias, positions[:, None], columns[None, :], q_len, kv_len, bias_row_stride,
+                masked and (kv_len % block_kv != 0 or q_len % block_q != 0),
+            )  # fmt: skip
+            weights = tl.exp2(scores - lse2[:, None] + added)
         else:
             weights = tl.exp2(scores - lse2[:, None])
         dweights = tl.dot(dout_tile, tl.trans(v_tile), input_precision=precision)

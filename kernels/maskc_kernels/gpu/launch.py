@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from importlib import metadata
+from typing import Any, TypeAlias
 
 import jax
 
-from maskc_kernels.gpu.target import architecture
+from maskc_kernels.gpu.target import architecture, installed
 
-__all__ = ["OPTIONS", "Launch", "call", "launch", "shaped"]
+__all__ = ["OPTIONS", "Launch", "launch", "shaped", "using"]
 
-OPTIONS = {
-    "enable_fp_fusion": True,  # a default that Triton is about to turn off; exp2 needs it
-    "ptx_version": 88,  # what CUDA 12.9's assembler reads; Triton 3.9 would write 9.4
-}
+
+def _options() -> dict[str, Any]:
+    # A default that Triton is about to turn off; exp2 needs it.
+    options: dict[str, Any] = {"enable_fp_fusion": True}
+    major, minor = metadata.version("triton").split(".")[:2] if installed() else ("0", "0")
+    if (int(major), int(minor)) >= (3, 8):
+        options["ptx_version"] = 88  # what CUDA 12.9's assembler reads; 3.9 would write 9.4
+    return options
+
+
+OPTIONS = _options()
+"""Of the compiler, for every kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +57,11 @@ def shaped(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.ShapeDtyp
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
-def launch(what: Launch) -> tuple[jax.Array, ...]:
-    """Add a kernel to the program that is being traced; returns its outputs.
-
-    Under `vmap` it becomes a loop of launches.
-    """
-
-    def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        return call(replace(what, operands=arrays))
-
-    looped: Callable[..., tuple[jax.Array, ...]]
-    looped = jax.custom_batching.sequential_vmap(run)  # type: ignore[no-untyped-call]
-    return looped(*what.operands)
+Launcher: TypeAlias = Callable[[Launch], tuple[jax.Array, ...]]
+"""Runs a launch, or adds it to the program that is being traced; returns its outputs."""
 
 
-def call(what: Launch) -> tuple[jax.Array, ...]:
+def _call(what: Launch) -> tuple[jax.Array, ...]:
     """Hand a launch to jax-triton."""
     from maskc_kernels.gpu.compat import triton_call
 
@@ -75,3 +76,30 @@ def call(what: Launch) -> tuple[jax.Array, ...]:
         backend_options=OPTIONS,
         **what.constants,
     )
+
+
+_LAUNCHER: ContextVar[Launcher] = ContextVar("launcher", default=_call)
+
+
+@contextlib.contextmanager
+def using(launcher: Launcher) -> Iterator[None]:
+    """A context in which kernels go to another launcher: an interpreter, or one that records."""
+    token = _LAUNCHER.set(launcher)
+    try:
+        yield
+    finally:
+        _LAUNCHER.reset(token)
+
+
+def launch(what: Launch) -> tuple[jax.Array, ...]:
+    """Add a kernel to the program that is being traced; returns its outputs.
+
+    Under `vmap` it becomes a loop of launches.
+    """
+
+    def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return _LAUNCHER.get()(replace(what, operands=arrays))
+
+    looped: Callable[..., tuple[jax.Array, ...]]
+    looped = jax.custom_batching.sequential_vmap(run)  # type: ignore[no-untyped-call]
+    return looped(*what.operands)

@@ -6,6 +6,7 @@ Instruction counts are static and say nothing of latencies; they compare kernels
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import subprocess
@@ -15,18 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import triton
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from maskc_kernels.gpu.launch import OPTIONS
+from maskc_kernels.gpu.launch import OPTIONS, using
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from maskc_kernels.gpu.launch import Launch
 
-__all__ = ["Report", "compile_offline", "loops"]
+__all__ = ["Report", "compile_offline", "device", "launches", "loops"]
+
+DEVICES = {80: "NVIDIA A100", 90: "NVIDIA H100", 100: "NVIDIA B200"}
+"""A device of each architecture, by name."""
 
 TENSOR_CORE = ("HGMMA", "HMMA", "UTCHMMA")
 """Opcodes that multiply matrices: on sm_90, on sm_80, on sm_100."""
@@ -62,6 +68,38 @@ class Report:
     warnings: tuple[str, ...]
 
 
+def device(kind: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which programs are traced for a device that need not be here.
+
+    Args:
+        kind: as JAX names it, such as "NVIDIA H100".
+    """
+    described = AbstractDevice(device_kind=kind, num_cores=None, platform="gpu")
+    mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=described)
+    context: contextlib.AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(mesh)
+    return context
+
+
+def launches(architecture: int, function: Callable[..., Any], *shapes: Any) -> dict[str, Launch]:
+    """The kernels that a function launches, by name: "fwd", "dq", "dkv", "dbias".
+
+    Args:
+        architecture: one of `DEVICES`.
+        function: is traced, not run.
+        shapes: of its arguments, as `jax.eval_shape` takes them.
+    """
+    found: dict[str, Launch] = {}
+
+    def take(what: Launch) -> tuple[jax.Array, ...]:
+        name = what.kernel.fn.__name__.removesuffix("_kernel")
+        found["fwd" if name == "forward" else name] = what
+        return tuple(jnp.zeros(x.shape, x.dtype) for x in what.out_type)
+
+    with using(take), device(DEVICES[architecture]):
+        jax.eval_shape(functools.partial(function), *shapes)  # a new function is not cached
+    return found
+
+
 def compile_offline(launch: Launch, architecture: int) -> Report:
     """Compile one launch as jax-triton would, and read the machine code.
 
@@ -70,7 +108,7 @@ def compile_offline(launch: Launch, architecture: int) -> Report:
         architecture: compute capability times 10: 80, 90, ...
     """
     kernel = launch.kernel
-    arrays = (*launch.operands, *launch.out_type)
+    arrays: list[jax.Array | jax.ShapeDtypeStruct] = [*launch.operands, *launch.out_type]
     names = [name for name in kernel.arg_names if name not in launch.constants]
     types = dict(zip(names, map(_pointer, arrays), strict=True))
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}

@@ -104,6 +104,7 @@ class Pass:
         (batch, heads, q_len, head_dim), (_, kv_heads, kv_len, v_head_dim) = q.shape, v.shape
         table: BlockTable = getattr(tables, direction)
         width, v_width = padded(head_dim), padded(v_head_dim)
+        padding = direction == "dkv" and (width, v_width) != (head_dim, v_head_dim)
         tile = config.of(direction) if config else None
         tile = tile or choose(
             architecture() or NEWEST,  # without a GPU it can be traced, not compiled
@@ -112,6 +113,7 @@ class Pass:
             direction,
             table.block_q,
             table.block_kv,
+            heavy=soft_cap is not None or operands.bias is not None or padding,
         )
         if direction == "dkv":
             lanes, rows, per_row = kv_heads, -(-kv_len // table.block_kv), table.block_kv // tile.kv

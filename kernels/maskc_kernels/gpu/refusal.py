@@ -44,7 +44,8 @@ def refusal(
             "the GPU kernels need Triton and jax-triton, which are not installed; "
             "pip install 'maskc[gpu]'"
         )
-    if (found := architecture()) not in {None, *FAMILIES}:
+    found = architecture()
+    if found is not None and found not in FAMILIES:
         return (
             f"the GPU kernels are for compute capability "
             f"{', '.join(str(number / 10) for number in FAMILIES)}; got {found / 10}"
@@ -97,8 +98,7 @@ def _of_options(
     batch, heads, q_len = q.shape[:3]
     fits = len(bias.shape) == 4 and bias.shape[3] == k.shape[2]
     if not fits or any(
-        size not in {1, full}
-        for size, full in zip(bias.shape, (batch, heads, q_len), strict=False)
+        size not in {1, full} for size, full in zip(bias.shape, (batch, heads, q_len), strict=False)
     ):
         return (
             f"bias: expected [{batch} or 1, {heads} or 1, {q_len} or 1, {k.shape[2]}], got shape "

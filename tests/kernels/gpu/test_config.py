@@ -1,6 +1,6 @@
 import pytest
 
-from maskc_kernels.gpu.config import TileKey, Tiles, Tile, choose, largest_tile, padded, tile_table
+from maskc_kernels.gpu.config import Tile, TileKey, Tiles, choose, largest_tile, padded, tile_table
 
 
 def test_every_architecture_dtype_width_and_direction_has_a_tile_and_a_source():
@@ -33,6 +33,14 @@ def test_a_tile_divides_the_block():
     assert choose(90, 2, 128, "fwd", 512, 512) == listed(90, 16, 128, "fwd")
     assert choose(103, 2, 128, "fwd", 512, 512) == listed(100, 16, 128, "fwd")  # its family
     assert choose(90, 2, 16, "fwd", 48, 32) == Tile(16, 32, 4, listed(90, 16, 64, "fwd").stages)
+
+
+def test_heavy_loops_do_half_per_step():
+    for direction, side in (("fwd", "kv"), ("dq", "kv"), ("dkv", "q")):
+        light, heavy = (
+            choose(90, 2, 128, direction, 512, 512, heavy=heavy) for heavy in (False, True)
+        )
+        assert 2 * getattr(heavy, side) == getattr(light, side)
 
 
 def test_tiles_of_a_caller():

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from gpus import CAN_LOWER, NEEDED, on, text_for_cuda
+from gpus import CAN_LOWER, NEEDED, text_for_cuda
 
 from maskc.compile import compile_mask
 from maskc.expr import Causal, Local
@@ -30,11 +30,12 @@ def shapes(dtype="bfloat16", length=512):
 def test_export_for_a_gpu_that_is_not_here(kind, architecture, tables_of):
     from maskc_kernels.gpu import architecture as found
     from maskc_kernels.gpu.compat import CUSTOM_CALL
+    from maskc_kernels.gpu.offline import device
 
     plan = compile_mask(Causal(), q_len=512, heads=4, block_q=128, block_kv=128)
     function, tables = gradients(tables_of(plan))
     arrays, structure = jax.tree.flatten(tables)
-    with on(kind):
+    with device(kind):
         assert found() == architecture
         exported = jax.export.export(
             jax.jit(lambda q, k, v, *arrays: function(q, k, v, structure.unflatten(arrays))),
@@ -51,10 +52,12 @@ def test_export_for_a_gpu_that_is_not_here(kind, architecture, tables_of):
 
 def test_a_new_mask_is_new_data_for_the_same_program(tables_of):
     """Same shapes of lists: the same text of the program, with its kernels and constants."""
+    from maskc_kernels.gpu.offline import device
+
     texts = []
     for mask in (Causal(), Local(left=77, right=5)):
         plan = compile_mask(mask, q_len=256, heads=4, block_q=64, block_kv=64)
         function, tables = gradients(tables_of(plan, roomy=True))
-        with on("NVIDIA H100"):
+        with device("NVIDIA H100"):
             texts.append(text_for_cuda(function, *shapes(length=256), tables))
     assert texts[0] == texts[1]
