@@ -176,17 +176,12 @@ def load_bias(
         row_stride: elements from one query to the next; 0 if all have the same.
         ragged: positions may lie outside of the lengths; they read 0.
     """
-    if row_stride == 0:
-        if ragged:
-            values = tl.load(bias + kv_at, mask=kv_at < kv_len, other=0.0)
-        else:
-            values = tl.load(bias + kv_at)
+    # A stride of 0 still reads a whole tile: with a row vector ptxas serialises the products.
+    at = bias + (q_at.to(tl.int64) * row_stride + kv_at)
+    if ragged:
+        values = tl.load(at, mask=(q_at < q_len) & (kv_at < kv_len), other=0.0)
     else:
-        at = bias + q_at.to(tl.int64) * row_stride + kv_at
-        if ragged:
-            values = tl.load(at, mask=(q_at < q_len) & (kv_at < kv_len), other=0.0)
-        else:
-            values = tl.load(at)
+        values = tl.load(at)
     return values.to(tl.float32) * LOG2E
 
 

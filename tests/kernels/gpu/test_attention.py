@@ -118,7 +118,7 @@ def check(interpreted, oracle, near, draw_inputs):
 def test_forward_and_gradients_match_the_oracle(name, check, tables_of):
     shape = SHAPES[name]
 
-    @settings(max_examples=6)
+    @settings(max_examples=4)
     @given(st.tuples(*2 * [masks(shape.q_len, shape.kv_len)]), st.integers(0, 99))
     def holds(drawn, seed):
         plan = shape.compile(*drawn)
@@ -245,7 +245,7 @@ def segment_ids(seed, batch, q_len, kv_len):
 def test_segment_ids(name, check, tables_of):
     shape = dataclasses.replace(SHAPES[name], batch=2)
 
-    @settings(max_examples=3)
+    @settings(max_examples=2)
     @given(st.tuples(*2 * [masks(shape.q_len, shape.kv_len)]), st.integers(0, 99))
     def holds(drawn, seed):
         plan = shape.compile(*(mask | Causal() for mask in drawn))

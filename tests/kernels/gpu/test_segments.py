@@ -81,7 +81,7 @@ def check(plan, direction, q_ids, kv_ids, tables_of):
 
 @pytest.mark.parametrize("direction", ["fwd", "dkv"])
 def test_cut_lists_have_the_blocks_where_ids_meet(direction, tables_of):
-    @settings(max_examples=40)
+    @settings(max_examples=12)
     @given(masks(50, 70), st.integers(0, 2**32))
     def holds(mask, seed):
         rng = np.random.default_rng(seed)
