@@ -104,7 +104,10 @@ class Pass:
         (batch, heads, q_len, head_dim), (_, kv_heads, kv_len, v_head_dim) = q.shape, v.shape
         table: BlockTable = getattr(tables, direction)
         width, v_width = padded(head_dim), padded(v_head_dim)
-        padding = direction == "dkv" and (width, v_width) != (head_dim, v_head_dim)
+        has_segments = operands.q_segment_ids is not None
+        padding = (width, v_width) != (head_dim, v_head_dim)
+        heavy = soft_cap is not None or operands.bias is not None
+        heavy = heavy or (direction == "dkv" and (padding or has_segments))
         tile = config.of(direction) if config else None
         tile = tile or choose(
             architecture() or NEWEST,  # without a GPU it can be traced, not compiled
@@ -113,7 +116,7 @@ class Pass:
             direction,
             table.block_q,
             table.block_kv,
-            heavy=soft_cap is not None or operands.bias is not None or padding,
+            heavy=heavy,
         )
         if direction == "dkv":
             lanes, rows, per_row = kv_heads, -(-kv_len // table.block_kv), table.block_kv // tile.kv
@@ -146,7 +149,7 @@ class Pass:
             "rows": rows,
             "together": _together(lanes, kv_heads, kv_len * (head_dim + v_head_dim), q.dtype),
             "soft_cap": soft_cap,
-            "has_segments": operands.q_segment_ids is not None,
+            "has_segments": has_segments,
             "has_full": has_full,
             "has_partial": has_partial,
             "precision": "ieee" if q.dtype == jnp.float32 else "tf32",

@@ -3,6 +3,7 @@
 A part of them is compiled in every run, and all with `--hypothesis-profile=sweep`.
 """
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -57,6 +58,7 @@ def test_every_shipped_configuration(key, recorded):
     assert full < partial
 
 
+IDS = np.zeros((1, 1024), np.int32)
 OPTIONS = {
     "bias": {"bias": (1, 8, 1024, 1024)},
     "bias of keys": {"bias": (1, 1, 1, 1024)},
@@ -64,6 +66,7 @@ OPTIONS = {
     "sinks": {"sinks": (8,)},
     "ragged": {"length": 1000},
     "padded": {"width": 80},
+    "segments": {"q_segment_ids": IDS, "kv_segment_ids": IDS},
 }
 CASES = [(name, kernel) for name in OPTIONS for kernel in ("fwd", "dq", "dkv")]
 
