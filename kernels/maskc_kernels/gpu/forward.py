@@ -212,14 +212,15 @@ def forward_kernel(
     if has_bias:
         bias_lane += batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
     k_lane, v_lane = k + kv_lane * (kv_len * head_dim), v + kv_lane * (kv_len * v_head_dim)
-    if has_full:
+    # With a loop that may not run at all ptxas serialises the products (C7515); a branch helps.
+    if has_full and tl.load(full_ptr + listed) < tl.load(full_ptr + listed + 1):
         acc, top, total = _absorb(
             acc, top, total, q_tile, factor, rows_in_block, positions, q_segments, k_lane, v_lane,
             bias_lane, kv_ids, words, full_ptr, full_idx, partial_id, listed, q_len, kv_len,
             head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv, block_rows, row_words,
             soft_cap, bias_row_stride, has_bias, has_segments, False, precision,
         )  # fmt: skip
-    if has_partial:
+    if has_partial and tl.load(partial_ptr + listed) < tl.load(partial_ptr + listed + 1):
         acc, top, total = _absorb(
             acc, top, total, q_tile, factor, rows_in_block, positions, q_segments, k_lane, v_lane,
             bias_lane, kv_ids, words, partial_ptr, partial_idx, partial_id, listed, q_len, kv_len,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 from maskc.compile import compile_mask
-from maskc.expr import Causal, Full
+from maskc.expr import Causal, Full, Local
 from maskc_kernels.gpu.config import tile_table
 
 offline = pytest.importorskip("maskc_kernels.gpu.offline", reason="the GPU kernels need maskc[gpu]")
@@ -89,8 +89,9 @@ def test_the_gradient_of_a_bias(shape, architecture, recorded):
     assert report.tensor_core > 0
 
 
-def test_a_list_that_a_plan_has_no_use_for_is_compiled_away(recorded):
-    both = compiled(recorded, 90, 16, 64, "fwd")
-    full = compiled(recorded, 90, 16, 64, "fwd", mask=Full())
-    assert len(full.loops) == 1
-    assert full.loops[0] < both.loops[1]  # nothing of masks is left
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("mask", [Full(), Local(left=3, right=0)], ids=["full", "partial"])
+def test_a_list_that_a_plan_has_no_use_for_is_compiled_away(mask, width, recorded):
+    report = compiled(recorded, 90, 16, width, "fwd", mask=mask)
+    check(report, 90)
+    assert len(report.loops) == 1
