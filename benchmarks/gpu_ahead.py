@@ -12,29 +12,17 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from importlib import util
 from pathlib import Path
 from typing import Any
 
-TRITON = Path(str(util.find_spec("triton").origin)).parent / "backends" / "nvidia"  # type: ignore[union-attr]
-TOOLS = Path(tempfile.mkdtemp())
-for name, source in (
-    ("bin/ptxas", "bin/ptxas"),
-    ("nvvm/libdevice/libdevice.10.bc", "lib/libdevice.10.bc"),
-):
-    (TOOLS / name).parent.mkdir(parents=True)
-    (TOOLS / name).symlink_to(TRITON / source)
-os.environ |= {
-    "PATH": f"{TOOLS / 'bin'}{os.pathsep}{os.environ['PATH']}",
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_cuda_data_dir={TOOLS}",
-    "JAX_PLATFORMS": "",
-    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-    "CUDA_VISIBLE_DEVICES": "-1",
-}
+os.environ["JAX_PLATFORMS"] = ""
+os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 import click
 import jax
 import jax.numpy as jnp
+import triton
 from jax.experimental import serialize_executable, topologies
 
 from maskc.compile import compile_mask
@@ -75,12 +63,27 @@ DEVICES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def use_triton_s_assembler(folder: Path) -> None:
+    """Lay out what Triton brings as a CUDA toolkit; XLA looks for ptxas there and on PATH."""
+    brought = Path(str(triton.__file__)).parent / "backends" / "nvidia"
+    for name, source in (
+        ("bin/ptxas", "bin/ptxas"),
+        ("nvvm/libdevice/libdevice.10.bc", "lib/libdevice.10.bc"),
+    ):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).symlink_to(brought / source)
+    os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_cuda_data_dir={folder}"
+
+
 @click.command()
 @click.option("--device", "kind", type=click.Choice(sorted(DEVICES)), default="NVIDIA H100")
 @click.option("--length", default=4096, show_default=True)
 @click.option("--write", type=click.Path(path_type=Path), help="Where to put the executable.")
 def main(kind: str, length: int, write: Path | None) -> None:
     """Trace, lower, compile; print how long it took and what came out."""
+    use_triton_s_assembler(Path(tempfile.mkdtemp()))
     plan = compile_mask(Causal(), q_len=length, heads=8, block_q=128, block_kv=128)
     lists = (BlockTable.from_lists(plan.lists(name)) for name in ("fwd", "dq", "dkv"))
     tables = AttentionTables(plan.head_mask, *lists)
