@@ -6,7 +6,7 @@ Importing this package imports no Triton; the first attention that is traced doe
 
 from maskc_kernels.gpu.attention import block_sparse_attention
 from maskc_kernels.gpu.config import Tile, Tiles
-from maskc_kernels.gpu.refusal import refusal
+from maskc_kernels.gpu.refusals import refusal
 from maskc_kernels.gpu.target import architecture, installed
 
 __all__ = ["Tile", "Tiles", "architecture", "block_sparse_attention", "installed", "refusal"]

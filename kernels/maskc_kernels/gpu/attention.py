@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from maskc_kernels.gpu.refusal import refusal
+from maskc_kernels.gpu.refusals import refusal
 
 if TYPE_CHECKING:
     from maskc_kernels.gpu.config import Tiles

@@ -324,30 +324,6 @@ def test_vmap_is_a_loop_of_launches(interpreted, draw_inputs, tables_of):
         np.testing.assert_array_equal(one[:, 0], other)
 
 
-def refuse(interpreted, message, tables, *, q=(1, 2, 32, 8), v=(1, 1, 32, 8), **options):
-    dtypes = options.pop("dtypes", ("float32", "float32"))
-    q, v = (jnp.zeros(shape, dtype) for shape, dtype in zip((q, v), dtypes, strict=True))
-    k = jnp.zeros((*v.shape[:3], q.shape[3]), v.dtype)
-    with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda: interpreted(q, k, v, jnp.float32(1), tables, **options))
-
-
-def test_what_the_kernels_cannot_do_is_refused_when_traced(interpreted, tables_of):
-    shape = Shape(32, 32)
-    tables = tables_of(shape.compile(Causal()))
-    ids = jnp.zeros((1, 32), jnp.int32)
-    refuse(interpreted, "take one dtype of .* got bfloat16, float32", tables,
-           dtypes=("float32", "bfloat16"))  # fmt: skip
-    refuse(interpreted, "q: .* head dimensions 1 to 256", tables, q=(1, 2, 32, 257))
-    refuse(interpreted, "v: .* head dimensions 1 to 256", tables, v=(1, 1, 32, 300))
-    refuse(interpreted, "nothing to compute", tables, q=(0, 2, 32, 8), v=(0, 1, 32, 8))
-    refuse(interpreted, "give q_segment_ids and kv_segment_ids", tables, q_segment_ids=ids)
-    refuse(interpreted, "logits_soft_cap: expected", tables, logits_soft_cap=0.0)
-    odd = Shape(32, 32, blocks={"block_q": 32, "block_kv": 32, "block_q_dkv": 24})
-    refuse(interpreted, "multiples of 16, got block_q 24 in the dkv pass",
-           tables_of(odd.compile(Causal())))  # fmt: skip
-
-
 def test_strict_promotion_rules_are_kept(interpreted, tables_of):
     shape = Shape(40, 70, 4, 2, pattern=(1, 0, 0, 1))
     tables = tables_of(shape.compile(Causal(), Full()))
