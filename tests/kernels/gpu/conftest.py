@@ -10,7 +10,7 @@ NEEDED = "the GPU kernels need pip install 'maskc[gpu]'"
 @pytest.fixture(scope="module")
 def interpreted():
     """`block_sparse_attention` whose kernels run in Triton's interpreter."""
-    pytest.importorskip("jax_triton", reason=NEEDED)
+    pytest.importorskip("triton", reason=NEEDED)
     import triton_interpreter
 
     from maskc_kernels import gpu
@@ -23,7 +23,7 @@ def interpreted():
 @pytest.fixture
 def recorded(tables_of):
     """The launches of fwd, dq, dkv and dbias, by name, for an architecture, a plan and shapes."""
-    pytest.importorskip("jax_triton", reason=NEEDED)
+    pytest.importorskip("triton", reason=NEEDED)
     from maskc_kernels.gpu import block_sparse_attention
     from maskc_kernels.gpu.offline import launches
 

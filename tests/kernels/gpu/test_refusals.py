@@ -13,7 +13,7 @@ from maskc.expr import Causal
 from maskc_kernels import gpu
 from maskc_kernels.gpu import Tile, Tiles, block_sparse_attention, refusal
 
-pytest.importorskip("jax_triton", reason="the GPU kernels need pip install 'maskc[gpu]'")
+pytest.importorskip("triton", reason="the GPU kernels need pip install 'maskc[gpu]'")
 
 
 def shape(*sizes, dtype="float32"):
