@@ -145,7 +145,7 @@ def measured(name: str, case: Case, length: int, block: int, repeats: int, peers
         "(ours - 0.2) / floor": f"{max(ours - 0.2, 0) / floor:.1f}",
         "memory, MB": f"{memory(mask, shape):,.1f}",
     }
-    if length <= peers:
+    if length <= min(peers, case.peers):
         times = {
             "splash": splash_time(case, plan, block),
             "tokamax": tokamax_time(case, plan, block),
@@ -166,8 +166,9 @@ def rows(
         for block in blocks:
             for name, case in CASES.items():
                 if only in name and length <= case.longest:
-                    click.echo(f"{name}, {length:,}, {block}", err=True)
-                    yield measured(name, case, length, block, repeats, peers)
+                    row = measured(name, case, length, block, repeats, peers)
+                    click.echo(row, err=True)
+                    yield row
 
 
 def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:

@@ -33,11 +33,13 @@ class Case:
         build: the mask for a length.
         twin: JAX's own mask for `(length, length)`; None if it must be given dense.
         longest: no longer than this many tokens.
+        peers: the peers no longer than this; theirs take minutes beyond.
     """
 
     build: Callable[[int], Mask]
     twin: Callable[[tuple[int, int]], Any] | None = None
     longest: int = 1 << 40
+    peers: int = 1 << 15
 
 
 def documents(length: int) -> Documents:
@@ -112,7 +114,7 @@ CASES: dict[str, Case] = {
     "prefix 1024": Case(lambda _: Causal() | Prefix(1024)),
     "image blocks": Case(images),
     "block diffusion 32": Case(lambda n: zoo.block_diffusion(n // 2, 32)),
-    "32 heads of 4 masks": Case(heads, longest=1 << 20),
+    "32 heads of 4 masks": Case(heads, longest=1 << 20, peers=1 << 13),
     "strided 128": Case(lambda _: zoo.sparse_transformer_strided(128), longest=1 << 17),
     "bigbird": Case(bigbird, longest=1 << 17),
     "NATTEN 2-D": Case(neighborhood, longest=1 << 17),

@@ -41,6 +41,9 @@ def folder(tmp_path, monkeypatch):
         ("docs/concepts.md", 1),
         ("docs/masks.md", 1),
         ("docs/plans-under-jit.md", 1),
+        ("docs/splash.md", 3),
+        ("docs/attention.md", 5),
+        ("docs/mask-info.md", 4),
         ("README.md", 1),
     ],
 )
@@ -73,6 +76,25 @@ def test_pages_name_every_leaf_and_every_parameter():
         assert re.search(rf"\b{name}\b", masks)
     for name in CompileRequest.__dataclass_fields__:
         assert f"`{name}`" in spec
+
+
+def test_the_splash_page_names_everything_with_its_test():
+    import maskc
+    from maskc import smem, splash
+    from maskc_kernels import reference
+
+    homes = {"splash": splash, "reference": reference, "Plan": maskc.Plan, "smem": smem}
+    text = (ROOT / "docs/splash.md").read_text()
+    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| (.+?) \| (.+?) \|", text, re.MULTILINE)
+    for home, name, status, tests in rows:
+        assert hasattr(homes[home], name), name
+        assert status in {"same", "same, in numpy", "new", "corrected"}
+        for test in re.findall(r"`(\w+\.py)`", tests):
+            assert any(name in path.read_text() for path in (ROOT / "tests").rglob(test)), name
+    named = {(home, name) for home, name, *_ in rows}
+    for home, module in (("splash", splash), ("reference", reference)):
+        missing = {(home, name) for name in module.__all__} - named
+        assert missing <= {("reference", "dense_attention")}
 
 
 def test_the_commands_of_the_readme_are_what_ci_runs():

@@ -17,6 +17,7 @@ ArrayArgument = Any
 """What a node takes for an array: whatever numpy reads as one. Stored as the classes below."""
 
 _PRINTED = 1000  # elements; numpy's own print threshold
+_COUNTED = 1 << 20  # words counted at a time
 
 
 @final
@@ -90,6 +91,13 @@ class PackedMask:
         """Rows `start:stop` as bool [stop - start, columns]."""
         bits = self.bits.array[start:stop]
         return np.unpackbits(bits, axis=1, count=self.shape[1], bitorder="little").astype(np.bool_)
+
+    def count(self) -> int:
+        """How many elements are True."""
+        flat, whole = self.bits.array.reshape(-1), self.bits.array.size // 8 * 8
+        words = flat[:whole].view(np.uint64)
+        pieces = [words[i : i + _COUNTED] for i in range(0, len(words), _COUNTED)]
+        return sum(int(np.bitwise_count(x).sum(dtype=np.int64)) for x in [*pieces, flat[whole:]])
 
     def at(self, row: npt.NDArray[Any], column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """The elements at broadcast indices."""

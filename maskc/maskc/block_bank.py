@@ -17,6 +17,7 @@ EMPTY = -2
 """The number of a block without True elements, where others have `FULL` or that of their bits."""
 
 _COLLISION = -3  # instead of a number
+_FIRST = 1 << 27  # bytes that the bank starts with at most; pages that it never uses cost nothing
 
 _Words = npt.NDArray[np.uint64]
 _Ints = npt.NDArray[np.int64]
@@ -54,12 +55,12 @@ class BlockBank:
             following: how many are sure to come after them.
         """
         held, needed = len(self._words), self._count + n
+        all_needed, width = needed + following, self._words.shape[1]
         if not held:
-            self._words = np.empty((needed + following, self._words.shape[1]), np.uint64)
-        elif needed > held:
-            self._words.resize(
-                (max(needed, held + held // 8), self._words.shape[1]), refcheck=False
-            )
+            some = _FIRST // (8 * width)
+            self._words = np.empty((max(needed, min(all_needed, some)), width), np.uint64)
+        elif needed > held:  # numpy moves the bank from 2.5 on, so it grows by as much as is known
+            self._words.resize((max(all_needed, held + held // 8), width), refcheck=False)
         tail = self._words[self._count : needed]
         if 8 * tail.shape[1] > self._size:
             tail[:, -1] = 0
@@ -136,6 +137,7 @@ class BlockBank:
 
     def blocks(self) -> Bits:
         """All blocks by number, uint8 [unique, block_q, bytes]. The bank is done with then."""
-        self._words.resize((self._count, self._words.shape[1]), refcheck=False)
+        if self._count < len(self._words):
+            self._words.resize((self._count, self._words.shape[1]), refcheck=False)
         rows = self._words.view(np.uint8)[:, : self._size]
         return np.ascontiguousarray(rows).reshape(self._count, *self._shape)

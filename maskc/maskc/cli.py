@@ -85,7 +85,7 @@ def compile_command(
     from maskc.summary import PlanSummary, render, summarize
 
     tiers = open_tiers(cache, upload=True, warn=warn)
-    columns: list[tuple[str, PlanSummary, dict[str, str]]] = []
+    plans: list[tuple[str, PlanSummary, dict[str, str]]] = []
     records: list[dict[str, Any]] = []
     for name, compiled, hit, seconds in compile_plans(spec, plan, tiers, force=force):
         if problem := splash_problem(compiled):
@@ -99,7 +99,7 @@ def compile_command(
             "file": f"{path} ({size:,} B)" if size is not None else "not written",
             "time": f"{seconds * 1e3:.1f} ms ({_HIT if hit else 'compiled'})",
         }
-        columns.append((name, summary, extra))
+        plans.append((name, summary, extra))
         records.append(
             {"plan": name, "hit": hit, "seconds": seconds}
             | {"file": str(path) if size is not None else None, "file_bytes": size}
@@ -110,7 +110,7 @@ def compile_command(
 
         click.echo(json.dumps(records, indent=2))
     else:
-        click.echo(render(columns))
+        click.echo(render(plans), nl=False)
 
 
 def compile_plans(
@@ -221,7 +221,7 @@ def show_command(plan: str, cache: Path | None, head: int, *, as_json: bool) -> 
     from maskc.blockmap import LEGEND, render_block_map
 
     click.echo(render([(path.name, summary, {"file": f"{path} ({size:,} B)"})]))
-    click.echo(f"\nblocks of head {head}, queries downwards, keys to the right")
+    click.echo(f"blocks of head {head}, queries downwards, keys to the right")
     click.echo(f"{render_block_map(loaded, head)}\n{LEGEND}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from maskc.cli import cache_option, compile_plans, json_option, warn
-from maskc.summary import count_bytes, render, summarize
+from maskc.summary import count_bytes, definitions, render, summarize
 from maskc_cache.diagnose import diagnose, stored_sections
 from maskc_cache.entry import Entry
 from maskc_cache.errors import MaskcError, PlanError
@@ -81,10 +81,10 @@ def info_command(key: str, cache: Path | None, *, as_json: bool) -> None:
     store = Store(cache)
     plan, path = find_plan(key, store)
     size, sections = path.stat().st_size, stored_sections(path)
-    lines = [
-        f"{name:24} {array:>22} {codec:>10} {stored:>13,} B of {decoded:,}"
+    lines = {
+        name: f"{array}, {codec}, {stored:,} B of {decoded:,}"
         for name, array, codec, stored, decoded in sections
-    ]
+    }
     names = ("name", "array", "codec", "stored_bytes", "decoded_bytes")
     record = {"file": str(path), "file_bytes": size, "compiler": plan.compiler}
     extra = {"file": f"{path} ({size:,} B)", "compiler": plan.compiler}
@@ -93,7 +93,7 @@ def info_command(key: str, cache: Path | None, *, as_json: bool) -> None:
         record
         | summarize(plan).as_dict()
         | {"sections": [dict(zip(names, row, strict=True)) for row in sections]},
-        "\n".join([render([(plan.key[:12], summarize(plan), extra)]), "", *lines]),
+        render([(plan.key[:12], summarize(plan), extra)]) + "\n" + definitions(lines),
     )
 
 

@@ -89,7 +89,7 @@ def leaf_strips(mask: Mask, shape: Shape) -> Mask | None:
 def bits_constant(mask: Dense | Blocks, _: Shape) -> Mask | None:
     """A bitmap that is True everywhere is Full, and one that is True nowhere is Empty."""
     bits: PackedMask = mask.mask if isinstance(mask, Dense) else mask.pattern
-    trues = int(np.bitwise_count(bits.bits.array).sum(dtype=np.int64))
+    trues = bits.count()
     if trues == bits.shape[0] * bits.shape[1]:
         return Full()
     return None if trues else Empty()

@@ -194,12 +194,31 @@ def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
 
 def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
     """`normal` of strips whose intervals may touch, and reach beyond the keys."""
+    if _are_apart(kv_len, rows, ptr, ends):
+        return normal(kv_len, rows, ptr, ends)
     nothing = np.array([0, rows[-1]]), np.zeros(2, np.int64), np.zeros((0, 4), np.int64)
 
     def fill(loops: Any, *out: Ints) -> None:
         loops.combine(rows, ptr, ends, *nothing, kv_len, _FIRST, *out)
 
     return cast("Strips", _grown(kv_len, len(rows), len(ends), fill, _UNLIMITED))
+
+
+def _are_apart(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> bool:
+    """Whether intervals are sorted, not empty, inside the keys, and do not touch.
+
+    Ends move evenly, so what holds in the first and in the last row of a strip holds between.
+    """
+    counts = np.diff(ptr)
+    below = (np.repeat(np.diff(rows), counts) - 1)[:, None] * ends[:, 2:]
+    strip = np.repeat(np.arange(len(counts)), counts)
+    neighbours = strip[1:] == strip[:-1]
+    for lo, hi in (ends[:, :2].T, (ends[:, :2] + below).T):
+        if lo.min(initial=0) < 0 or hi.max(initial=0) > kv_len or (hi <= lo).any():
+            return False
+        if (neighbours & (lo[1:] <= hi[:-1])).any():
+            return False
+    return True
 
 
 def combine(table: int, a: Strips, b: Strips) -> Strips | None:
@@ -274,14 +293,16 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
     merged[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
     places = np.concatenate([place, ((row * strips)[:, None] + joined).ravel()])
     pieces = np.concatenate([split, merged])
-    order = np.lexsort((pieces[:, 0], places))
+    del place, split, merged  # large, as what follows is
+    order = np.argsort(places * (outer.kv_len * kv) + pieces[:, 0], kind="stable")  # two runs
+    pieces = pieces[order]
     counts = np.bincount(places, minlength=outer.q_len * strips)
     heads = (np.arange(outer.q_len) * q)[:, None] + rows[:-1]
     return _settled(
         outer.kv_len * kv,
         np.append(heads.ravel(), outer.q_len * q),
         np.append(0, np.cumsum(counts)),
-        pieces[order],
+        pieces,
     )
 
 

@@ -1,15 +1,25 @@
-"""What a plan holds, as numbers for `--json` and as a table for people."""
+"""What a plan holds, as numbers for `--json` and as lines for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import click
 import numpy as np
 
 from maskc_cache.plan import MAX_INTERVALS, BlockLists, Direction, Plan
 
-__all__ = ["DirectionSummary", "PlanSummary", "count_bytes", "render", "summarize"]
+__all__ = [
+    "DirectionSummary",
+    "PlanSummary",
+    "count_bytes",
+    "definitions",
+    "render",
+    "summarize",
+]
+
+_UNLIMITED = 1 << 20  # columns; lines are not to be folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,33 +139,36 @@ def _list_bytes(lists: BlockLists) -> int:
     return sum(getattr(lists, name).nbytes for name in names)
 
 
-def render(columns: Sequence[tuple[str, PlanSummary, dict[str, str]]]) -> str:
-    """A table for people, one column per plan.
+def render(plans: Sequence[tuple[str, PlanSummary, dict[str, str]]]) -> str:
+    """Plans for people: a list of what each holds, one after the other.
 
     Args:
-        columns: for each plan its name, its summary, and further rows such as the time taken.
+        plans: for each its name, its summary, and further lines such as the time taken.
     """
-    table = [_column(name, summary, extra) for name, summary, extra in columns]
-    labels = list(dict.fromkeys(label for column in table for label in column))
-    cells = [labels] + [[column.get(label, "-") for label in labels] for column in table]
-    widths = [max(map(len, column)) for column in cells]
-    rows = [list(row) for row in zip(*cells, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])  # under the names
-    padded = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(padded)
+    return "\n".join(
+        definitions(_lines(name, summary) | extra | {"key": summary.key})
+        for name, summary, extra in plans
+    )
 
 
-def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str, str]:
+def definitions(lines: dict[str, str]) -> str:
+    """Names and what they stand for, in two columns."""
+    formatter = click.HelpFormatter(width=_UNLIMITED)
+    formatter.write_dl(list(lines.items()))
+    return formatter.getvalue()
+
+
+def _lines(name: str, summary: PlanSummary) -> dict[str, str]:
     shards = f"{summary.head_shards} x {summary.q_seq_shards}"
-    column = {
+    lines = {
         "plan": name,
         "lengths (q x kv)": f"{summary.q_len:,} x {summary.kv_len:,}",
         "heads (masks)": f"{summary.heads} ({summary.masks})",
     }
     if shards != "1 x 1":
-        column["shards (head x q_seq)"] = shards
+        lines["shards (head x q_seq)"] = shards
     for direction, part in summary.directions.items():
-        column |= {
+        lines |= {
             f"{direction} blocks (q x kv)": f"{part.block_q} x {part.block_kv}",
             f"{direction} empty": f"{part.empty:.2%}",
             f"{direction} partial": f"{part.partial:.2%}",
@@ -166,13 +179,13 @@ def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str,
         }
     for table, text in summary.tables.items():
         if table.startswith("splash_"):
-            column[table] = text
+            lines[table] = text
     for side, row, most in zip(
         ("q", "kv"), ("query", "key"), summary.row_intervals or (), strict=False
     ):
         reason = f"none: a {row} has {most:,} intervals, more than {MAX_INTERVALS}"
-        column[f"row_bounds.{side}"] = summary.tables.get(f"row_bounds.{side}", reason)
-    return column | {"all tables": count_bytes(summary.table_bytes)} | extra | {"key": summary.key}
+        lines[f"row_bounds.{side}"] = summary.tables.get(f"row_bounds.{side}", reason)
+    return lines | {"all tables": count_bytes(summary.table_bytes)}
 
 
 def count_bytes(count: int) -> str:

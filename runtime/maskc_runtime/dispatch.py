@@ -1,52 +1,91 @@
-"""Attention under a plan: checks, conventions, and which kernels run where."""
+"""Attention under a plan: the call that everything else comes down to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, Literal, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 
-from maskc_kernels.dtypes import INPUT_DTYPES, accumulator
-from maskc_kernels.tables import AttentionTables
-from maskc_kernels.xla import block_sparse_attention
-from maskc_runtime.errors import ArgumentShapeError, ArgumentTypeError
+from maskc_kernels.dtypes import accumulator
+from maskc_runtime.arguments import (
+    SegmentIdsArgument,
+    check_dtypes,
+    check_plan,
+    check_shapes,
+    option_arrays,
+    scalar,
+    soft_cap,
+)
+from maskc_runtime.backends import BackendChoice, Call, run
+from maskc_runtime.errors import BackendError
 from maskc_runtime.plans import PlanRef, load_plan
+from maskc_runtime.traced import TracedPlan
 
-if TYPE_CHECKING:
-    from maskc_runtime.view import PlanView
+__all__ = ["attend", "attention"]
 
-__all__ = ["attention"]
-
-Backend: TypeAlias = Callable[
-    [jax.Array, jax.Array, jax.Array, jax.Array, AttentionTables], tuple[jax.Array, jax.Array]
-]
-"""(q, k, v, sm_scale, tables) -> (output, log-sum-exp), differentiable."""
-
-_BACKENDS: dict[str, Backend] = {}
-"""By platform, as `jax.lax.platform_dependent` names them: "cpu", "cuda", "rocm", "tpu"."""
-
-_ANYWHERE: Backend = block_sparse_attention
-"""What runs on every platform that has no entry above."""
+Array = jax.typing.ArrayLike
+Tree = TypeVar("Tree")
 
 
+@overload
 def attention(
-    q: jax.typing.ArrayLike,
-    k: jax.typing.ArrayLike,
-    v: jax.typing.ArrayLike,
-    plan: PlanRef,
+    q: Array,
+    k: Array,
+    v: Array,
+    plan: PlanRef | TracedPlan,
     *,
-    sm_scale: float | jax.typing.ArrayLike | None = None,
-) -> jax.Array:
+    sm_scale: float | Array | None = None,
+    segment_ids: SegmentIdsArgument = None,
+    logits_soft_cap: float | None = None,
+    sinks: Array | None = None,
+    bias: Array | None = None,
+    return_lse: Literal[False] = False,
+    backend: BackendChoice = None,
+    config: Any = None,
+) -> jax.Array: ...
+@overload
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    plan: PlanRef | TracedPlan,
+    *,
+    sm_scale: float | Array | None = None,
+    segment_ids: SegmentIdsArgument = None,
+    logits_soft_cap: float | None = None,
+    sinks: Array | None = None,
+    bias: Array | None = None,
+    return_lse: Literal[True],
+    backend: BackendChoice = None,
+    config: Any = None,
+) -> tuple[jax.Array, jax.Array]: ...
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    plan: PlanRef | TracedPlan,
+    *,
+    sm_scale: float | Array | None = None,
+    segment_ids: SegmentIdsArgument = None,
+    logits_soft_cap: float | None = None,
+    sinks: Array | None = None,
+    bias: Array | None = None,
+    return_lse: bool = False,
+    backend: BackendChoice = None,
+    config: Any = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Softmax attention that computes only the blocks that a plan calls non-empty.
 
     Exact, in time that falls with the mask's density, and without an array of size q_len x kv_len.
-    Works under `jit`, `grad` (reverse mode, in q, k, v and sm_scale), `vmap` and `checkpoint`.
-    A query that may attend nothing gets output 0 and zero gradients. Lengths need not be multiples
-    of the plan's blocks.
+    Works under `jit`, `grad` (reverse mode, in q, k, v, sm_scale, sinks and bias), `vmap`,
+    `checkpoint`, `scan`, `shard_map` and `jax.export`. A query that may attend nothing gets output
+    0, log-sum-exp -inf and zero gradients. Lengths need not be multiples of the plan's blocks.
 
-    Without a batch, every array has rank 3.
+    The score of a pair is `sm_scale * q . k`, then capped, then the bias is added. An option that
+    is None adds nothing to the program.
+
+    Without a batch, every array has one axis less.
 
     Args:
         q: [batch, heads, q_len, head_dim], bfloat16, float16, float32 or float64.
@@ -56,83 +95,100 @@ def attention(
         plan: a plan, or whatever `load_plan` takes; it decides heads, q_len and kv_len.
         sm_scale: factor on the scores q . k, a number or a scalar array (traced or not); None is
             head_dim**-0.5.
+        segment_ids: `SegmentIds(q, kv)` of int [batch, q_len] and [batch, kv_len], or one array for
+            both, traced or not; [q_len] and [kv_len] serve all batch rows. A query attends only
+            keys of its own id, and only where the plan lets it. Negative ids are padding, which
+            attends nothing and which nobody attends. Blocks whose ids do not overlap are skipped.
+        logits_soft_cap: scores become `cap * tanh(score / cap)`; a positive number, static.
+        sinks: a logit, or one for each head [heads], that takes weight in every query's softmax and
+            has no value; counted once.
+        bias: [batch or 1, heads or 1, q_len or 1, kv_len or 1], added to the scores.
+        return_lse: give the log-sum-exp of the scores too, the sink included.
+        backend: the name of the kernels to use ("xla", "tpu", "gpu"), which then run the call or
+            refuse it; or names to choose from by the platform that the program is lowered for. None
+            chooses among those for this process's devices. Whoever is left out, the XLA kernels
+            run.
+        config: settings of the backend that is named, if it has any.
 
     Returns:
-        [batch, heads, q_len, v_head_dim] in q's dtype. Sums are kept in float32, or float64 if an
-        input is float64.
+        [batch, heads, q_len, v_head_dim] in q's dtype; with `return_lse` also the log-sum-exp
+        [batch, heads, q_len] in float32, or float64 if an input is float64. Sums are kept in that
+        dtype too.
 
     Raises:
-        ArgumentShapeError: the shapes disagree with each other or with the plan.
-        ArgumentTypeError: an input is not of one of the dtypes above.
+        ArgumentShapeError: shapes disagree with each other or with the plan.
+        ArgumentTypeError: an argument is not of one of the dtypes above.
+        ArgumentValueError: an argument is out of range.
+        BackendError: the backend that was named cannot run this call; the text says why.
         MaskcError: `plan` cannot be loaded; see `load_plan`.
     """
-    view = load_plan(plan)
+    results = attend(
+        q,
+        k,
+        v,
+        plan,
+        sm_scale=sm_scale,
+        segment_ids=segment_ids,
+        logits_soft_cap=logits_soft_cap,
+        sinks=sinks,
+        bias=bias,
+        backend=backend,
+        config=config,
+    )
+    return results if return_lse else results[0]
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    plan: PlanRef | TracedPlan,
+    *,
+    sm_scale: float | Array | None = None,
+    segment_ids: SegmentIdsArgument = None,
+    logits_soft_cap: float | None = None,
+    sinks: Array | None = None,
+    bias: Array | None = None,
+    backend: BackendChoice = None,
+    config: Any = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Output and log-sum-exp; the arguments are those of `attention`."""
+    view = plan if isinstance(plan, TracedPlan) else load_plan(plan)
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
-    _check_dtypes(q=q, k=k, v=v)
-    _check_shapes(q, k, v)
-    _check_plan(q, k, v, view)
-    scale = _scale(sm_scale, q)
-    operands = [x if x.ndim == 4 else x[None] for x in (q, k, v)]
-    out: jax.Array
-    out, _ = jax.lax.platform_dependent(
-        *operands,
-        scale.astype(accumulator(q, k, v)),
-        view.tables,
-        default=_ANYWHERE,
-        **_BACKENDS,
-    )
-    return out if q.ndim == 4 else out[0]
+    check_dtypes(q=q, k=k, v=v)
+    check_shapes(q, k, v)
+    check_plan(q, k, v, view)
+    cap = soft_cap(logits_soft_cap)
+    if config is not None and not isinstance(backend, str):
+        raise BackendError(f"config: only a backend that is named has settings, got {backend=}")
+    single = tuple(x if x.ndim == 4 else x[None] for x in (q, k, v))
+    scale = scalar(sm_scale, q).astype(accumulator(q, k, v))
+    arrays = option_arrays(q, k, segment_ids, sinks, bias)
+    operands, tables, arrays = _varying_alike(((*single, scale), view.tables, arrays))
+    static = {"logits_soft_cap": cap, "config": config}
+    used = {name: value for name, value in static.items() if value is not None}
+    out, lse = run(Call(operands, tables, arrays, used), backend)
+    return (out, lse) if q.ndim == 4 else (out[0], lse[0])
 
 
-def _scale(sm_scale: float | jax.typing.ArrayLike | None, q: jax.Array) -> jax.Array:
-    scale = jnp.asarray(q.shape[-1] ** -0.5 if sm_scale is None else sm_scale)
-    if scale.ndim:
-        raise ArgumentShapeError(f"sm_scale: expected a scalar, got shape {scale.shape}")
-    return scale
+def _varying_alike(arrays: Tree) -> Tree:
+    """Inside `shard_map`, arrays that vary over some axes: all of them over all of those.
+
+    Sums over the axes that were missing then become part of the gradients by JAX's own rules.
+    """
+    leaves = jax.tree.leaves(arrays)
+    axes = frozenset[Any]().union(*(_varying(leaf) for leaf in leaves))
+    if not axes:
+        return arrays
+
+    def vary(leaf: Any) -> Any:
+        missing = tuple(axes - _varying(leaf))
+        return jax.lax.pcast(jnp.asarray(leaf), missing, to="varying") if missing else leaf
+
+    varied: Tree = jax.tree.map(vary, arrays)
+    return varied
 
 
-def _check_dtypes(**arrays: jax.Array) -> None:
-    for name, array in arrays.items():
-        if array.dtype.name not in INPUT_DTYPES:
-            raise ArgumentTypeError(
-                f"{name}: expected one of {', '.join(INPUT_DTYPES)}, got {array.dtype.name} of "
-                f"shape {array.shape}"
-            )
-
-
-def _check_shapes(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
-    """Do q, k and v fit each other?"""
-    if q.ndim not in {3, 4}:
-        raise ArgumentShapeError(
-            "q: expected [batch, heads, q_len, head_dim] or [heads, q_len, head_dim], "
-            f"got shape {q.shape}"
-        )
-    for name, array in (("k", k), ("v", v)):
-        if array.ndim != q.ndim or array.shape[:-3] != q.shape[:-3]:
-            raise ArgumentShapeError(
-                f"{name}: expected rank {q.ndim} and the batch of q {q.shape}, got shape "
-                f"{array.shape}"
-            )
-    if v.shape[-3:-1] != k.shape[-3:-1]:
-        raise ArgumentShapeError(
-            f"v: expected the kv_heads and kv_len of k {k.shape}, got shape {v.shape}"
-        )
-    if k.shape[-1] != q.shape[-1]:
-        raise ArgumentShapeError(f"k: expected the head_dim of q {q.shape}, got shape {k.shape}")
-    if not k.shape[-3] or q.shape[-3] % k.shape[-3]:
-        raise ArgumentShapeError(
-            f"k: expected kv_heads to divide the {q.shape[-3]} heads of q {q.shape}, got shape "
-            f"{k.shape}"
-        )
-
-
-def _check_plan(q: jax.Array, k: jax.Array, v: jax.Array, view: PlanView) -> None:
-    """Do they fit the plan?"""
-    covered = (
-        f"plan {view.key[:12]} was compiled for {view.heads} heads of {view.q_len} queries x "
-        f"{view.kv_len} keys"
-    )
-    if q.shape[-3:-1] != (view.heads, view.q_len):
-        raise ArgumentShapeError(f"q: {covered}, got q of shape {q.shape}")
-    if k.shape[-2] != view.kv_len:
-        raise ArgumentShapeError(f"k: {covered}, got k of shape {k.shape} and v of {v.shape}")
+def _varying(leaf: Any) -> frozenset[Any]:
+    axes: frozenset[Any] = jax.typeof(leaf).manual_axis_type.varying
+    return axes

@@ -5,6 +5,8 @@ from maskc_cache.errors import MaskcError
 __all__ = [
     "ArgumentShapeError",
     "ArgumentTypeError",
+    "ArgumentValueError",
+    "BackendError",
     "MaskcError",
     "PlanLookupError",
     "PlanReferenceError",
@@ -17,6 +19,14 @@ class ArgumentShapeError(MaskcError, ValueError):
 
 class ArgumentTypeError(MaskcError, TypeError):
     """An array has a dtype, or an argument a type, that attention cannot compute with."""
+
+
+class ArgumentValueError(MaskcError, ValueError):
+    """An argument is out of range, or does not go together with another one."""
+
+
+class BackendError(MaskcError, ValueError):
+    """The backend that was asked for does not exist, is not installed, or cannot run the call."""
 
 
 class PlanLookupError(MaskcError, LookupError):

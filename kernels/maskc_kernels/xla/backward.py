@@ -12,13 +12,22 @@ import jax
 import jax.numpy as jnp
 
 from maskc_kernels.dtypes import accumulator
+from maskc_kernels.xla.options import NO_OPTIONS, Options
+from maskc_kernels.xla.scores import BlockPlace, Scorer
 from maskc_kernels.xla.tiles import Tiling, divmod_index, dot, take
-from maskc_kernels.xla.visit import masked, visit
+from maskc_kernels.xla.visit import visit
 
 if TYPE_CHECKING:
     from maskc_kernels.tables import BlockTable, TableArray
 
-__all__ = ["RowGradients", "backward_dkv", "backward_dq", "row_gradients"]
+__all__ = [
+    "RowGradients",
+    "backward_dkv",
+    "backward_dq",
+    "row_gradients",
+    "score_gradients",
+    "take_rows",
+]
 
 
 class RowGradients(NamedTuple):
@@ -62,6 +71,7 @@ def backward_dq(
     rows: RowGradients,
     head_mask: TableArray,
     table: BlockTable,
+    options: Options = NO_OPTIONS,
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of q and of sm_scale.
 
@@ -73,32 +83,37 @@ def backward_dq(
         rows: from `row_gradients`.
         head_mask: int32 [heads], which unique mask each head uses.
         table: lists of the dq pass; rows are q blocks.
+        options: of the call.
 
     Returns:
         dq [batch, heads, q_len, head_dim] in q's dtype and the gradient of sm_scale [].
     """
-    tiling, dtype = Tiling.of(q, k, table, rows="q"), accumulator(q, k, v)
+    table = options.shortened(table, rows="q")
+    tiling = Tiling.of(q, k, table, rows="q", batch_lanes=options.batch_lanes)
+    dtype = accumulator(q, k, v)
     q_tiles, k_tiles, v_tiles = tiling.cut_q(q), tiling.cut_kv(k), tiling.cut_kv(v)
     row_tiles = RowGradients(*map(tiling.cut_q, rows))
+    scorer = Scorer.of(tiling, options, dtype)
     mask_of_lane, scale = jnp.asarray(head_mask), sm_scale.astype(dtype)
 
     def row(number: jax.Array) -> tuple[jax.Array, jax.Array]:
         lane, q_block = divmod_index(number, tiling.nq)
         kv_lane = divmod_index(lane, tiling.members)[0]
         q_tile = take(q_tiles, number).astype(dtype)
-        row_tile = _take_rows(row_tiles, number, dtype)
+        row_tile = take_rows(row_tiles, number, dtype)
 
         def step(dq: jax.Array, kv_block: jax.Array, mask: jax.Array | None) -> jax.Array:
             at = kv_lane * tiling.nk + kv_block
             k_tile, v_tile = take(k_tiles, at).astype(dtype), take(v_tiles, at).astype(dtype)
-            _, dscores = _scores(q_tile * scale, k_tile, v_tile, row_tile, mask)
-            return dq + dot(dscores, k_tile, (2, 1))
+            scores = scorer(q_tile * scale, k_tile, BlockPlace(lane, q_block, kv_block), mask)
+            _, dscores = score_gradients(scores.values, v_tile, row_tile)
+            return dq + dot(scores.before_cap(dscores), k_tile, (2, 1))
 
-        listed = take(mask_of_lane, lane) * tiling.nq + q_block
+        listed = tiling.listed(mask_of_lane, lane, tiling.nq, q_block)
         dq = visit(table, listed, step, jnp.zeros_like(q_tile))
         return (dq * scale).astype(q.dtype), jnp.vdot(q_tile, dq)
 
-    numbers = jnp.arange(tiling.q_lanes * tiling.nq, dtype=jnp.int32)
+    numbers = jnp.arange(tiling.batch_lanes * tiling.q_lanes * tiling.nq, dtype=jnp.int32)
     dq, dscale = jax.lax.map(row, numbers)
     return tiling.join_q(dq), dscale.sum().astype(sm_scale.dtype)
 
@@ -112,6 +127,7 @@ def backward_dkv(
     rows: RowGradients,
     head_mask: TableArray,
     table: BlockTable,
+    options: Options = NO_OPTIONS,
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of k and v, summed over the query heads that share a kv head.
 
@@ -123,13 +139,17 @@ def backward_dkv(
         rows: from `row_gradients`.
         head_mask: int32 [heads], which unique mask each head uses.
         table: lists of the dkv pass; rows are kv blocks.
+        options: of the call.
 
     Returns:
         dk and dv, each with the shape and dtype of k and v.
     """
-    tiling, dtype = Tiling.of(q, k, table, rows="kv"), accumulator(q, k, v)
+    table = options.shortened(table, rows="kv")
+    tiling = Tiling.of(q, k, table, rows="kv", batch_lanes=options.batch_lanes)
+    dtype = accumulator(q, k, v)
     q_tiles, k_tiles, v_tiles = tiling.cut_q(q), tiling.cut_kv(k), tiling.cut_kv(v)
     row_tiles = RowGradients(*map(tiling.cut_q, rows))
+    scorer = Scorer.of(tiling, options, dtype)
     mask_of_lane, scale = jnp.asarray(head_mask), sm_scale.astype(dtype)
 
     def row(number: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -142,19 +162,21 @@ def backward_dkv(
             def step(carry: _Dkv, q_block: jax.Array, mask: jax.Array | None) -> _Dkv:
                 at = lane * tiling.nq + q_block
                 scaled_q = take(q_tiles, at).astype(dtype) * scale
-                row_tile = _take_rows(row_tiles, at, dtype)
-                weights, dscores = _scores(scaled_q, k_tile, v_tile, row_tile, mask)
+                row_tile = take_rows(row_tiles, at, dtype)
+                scores = scorer(scaled_q, k_tile, BlockPlace(lane, q_block, kv_block), mask)
+                weights, dscores = score_gradients(scores.values, v_tile, row_tile)
                 dk, dv = carry
-                return dk + dot(dscores, scaled_q, (1, 1)), dv + dot(weights, row_tile.dout, (1, 1))
+                dk += dot(scores.before_cap(dscores), scaled_q, (1, 1))
+                return dk, dv + dot(weights, row_tile.dout, (1, 1))
 
-            listed = take(mask_of_lane, lane) * tiling.nk + kv_block
+            listed = tiling.listed(mask_of_lane, lane, tiling.nk, kv_block)
             return visit(table, listed, step, carry)
 
         start = jnp.zeros_like(k_tile), jnp.zeros_like(v_tile)
         dk, dv = jax.lax.fori_loop(jnp.int32(0), jnp.int32(tiling.members), member, start)
         return dk.astype(k.dtype), dv.astype(v.dtype)
 
-    numbers = jnp.arange(tiling.kv_lanes * tiling.nk, dtype=jnp.int32)
+    numbers = jnp.arange(tiling.batch_lanes * tiling.kv_lanes * tiling.nk, dtype=jnp.int32)
     dk, dv = jax.lax.map(row, numbers)
     return tiling.join_kv(dk), tiling.join_kv(dv)
 
@@ -162,18 +184,14 @@ def backward_dkv(
 _Dkv = tuple[jax.Array, jax.Array]
 
 
-def _scores(
-    scaled_q: jax.Array,
-    k_tile: jax.Array,
-    v_tile: jax.Array,
-    rows: RowGradients,
-    mask: jax.Array | None,
+def score_gradients(
+    scores: jax.Array, v_tile: jax.Array, rows: RowGradients
 ) -> tuple[jax.Array, jax.Array]:
-    """The softmax weights of one block, and the gradient of its scaled scores."""
-    scores = masked(dot(scaled_q, k_tile, (2, 2)), mask)
+    """The softmax weights of one block, and the gradient of its scores."""
     weights = jnp.exp(scores - rows.lse)
     return weights, weights * (dot(rows.dout, v_tile, (2, 2)) - rows.delta)
 
 
-def _take_rows(rows: RowGradients, at: jax.Array, dtype: jax.typing.DTypeLike) -> RowGradients:
+def take_rows(rows: RowGradients, at: jax.Array, dtype: jax.typing.DTypeLike) -> RowGradients:
+    """The rows' part of one q tile."""
     return RowGradients(*(take(tiles, at).astype(dtype) for tiles in rows))

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from maskc_kernels.dtypes import accumulator
+from maskc_kernels.xla.options import NO_OPTIONS, Options
+from maskc_kernels.xla.scores import BlockPlace, Scorer, sink_tile
 from maskc_kernels.xla.tiles import Tiling, divmod_index, dot, take
-from maskc_kernels.xla.visit import masked, visit
+from maskc_kernels.xla.visit import visit
 
 if TYPE_CHECKING:
     from maskc_kernels.tables import BlockTable, TableArray
@@ -39,6 +41,7 @@ def forward(
     sm_scale: jax.Array,
     head_mask: TableArray,
     table: BlockTable,
+    options: Options = NO_OPTIONS,
 ) -> tuple[jax.Array, jax.Array]:
     """Attention over the blocks of `table`, and its log-sum-exp.
 
@@ -49,15 +52,18 @@ def forward(
         sm_scale: [], factor on the scores.
         head_mask: int32 [heads], which unique mask each head uses.
         table: lists of the forward pass, compiled for these lengths.
+        options: of the call.
 
     Returns:
         The output [batch, heads, q_len, v_head_dim] in q's dtype, and the log-sum-exp
         [batch, heads, q_len] in float32 (float64 for float64 inputs). A query that attends
         nothing has output 0 and log-sum-exp -inf.
     """
-    tiling, dtype = Tiling.of(q, k, table, rows="q"), accumulator(q, k, v)
+    table = options.shortened(table, rows="q")
+    tiling = Tiling.of(q, k, table, rows="q", batch_lanes=options.batch_lanes)
+    dtype = accumulator(q, k, v)
     q_tiles, k_tiles, v_tiles = tiling.cut_q(q), tiling.cut_kv(k), tiling.cut_kv(v)
-    mask_of_lane = jnp.asarray(head_mask)
+    scorer, mask_of_lane = Scorer.of(tiling, options, dtype), jnp.asarray(head_mask)
 
     def row(number: jax.Array) -> tuple[jax.Array, jax.Array]:
         lane, q_block = divmod_index(number, tiling.nq)
@@ -67,23 +73,28 @@ def forward(
         def step(state: _Softmax, kv_block: jax.Array, mask: jax.Array | None) -> _Softmax:
             at = kv_lane * tiling.nk + kv_block
             k_tile, v_tile = take(k_tiles, at).astype(dtype), take(v_tiles, at).astype(dtype)
-            return _absorb(state, masked(dot(scaled_q, k_tile, (2, 2)), mask), v_tile)
+            scores = scorer(scaled_q, k_tile, BlockPlace(lane, q_block, kv_block), mask)
+            return _absorb(state, scores.values, v_tile)
 
-        listed = take(mask_of_lane, lane) * tiling.nq + q_block
-        out, lse = _finish(visit(table, listed, step, _start(scaled_q, v.shape[-1])))
+        listed = tiling.listed(mask_of_lane, lane, tiling.nq, q_block)
+        state = visit(table, listed, step, _start(scaled_q, v.shape[-1]))
+        if options.sinks is not None:
+            state = _with_sink(state, sink_tile(options.sinks.astype(dtype), tiling, lane))
+        out, lse = _finish(state)
         return out.astype(q.dtype), lse
 
-    numbers = jnp.arange(tiling.q_lanes * tiling.nq, dtype=jnp.int32)
+    numbers = jnp.arange(tiling.batch_lanes * tiling.q_lanes * tiling.nq, dtype=jnp.int32)
     out, lse = jax.lax.map(row, numbers)
     return tiling.join_q(out), tiling.join_q(lse)[..., 0]
 
 
 def _start(q_tile: jax.Array, v_head_dim: int) -> _Softmax:
     shape = q_tile.shape[:2]
+    # Like an input, so that they vary over the axes of a shard_map that the input varies over.
     return _Softmax(
-        out=jnp.zeros((*shape, v_head_dim), q_tile.dtype),
-        top=jnp.full((*shape, 1), -jnp.inf, q_tile.dtype),
-        total=jnp.zeros((*shape, 1), q_tile.dtype),
+        out=jax.lax.full_like(q_tile, 0, shape=(*shape, v_head_dim)),
+        top=jax.lax.full_like(q_tile, -jnp.inf, shape=(*shape, 1)),
+        total=jax.lax.full_like(q_tile, 0, shape=(*shape, 1)),
     )
 
 
@@ -98,6 +109,15 @@ def _absorb(state: _Softmax, scores: jax.Array, v_tile: jax.Array) -> _Softmax:
         top=top,
         total=state.total * decay + weights.sum(-1, keepdims=True),
     )
+
+
+def _with_sink(state: _Softmax, sink: jax.Array) -> _Softmax:
+    """The sink takes its weight in every row that attends something."""
+    top = jnp.maximum(state.top, sink)
+    shift = jnp.where(top == -jnp.inf, 0, top)
+    decay = jnp.exp(state.top - shift)
+    total = state.total * decay + jnp.exp(sink - shift)
+    return _Softmax(state.out * decay, top, jnp.where(state.total == 0, 0, total))
 
 
 def _finish(state: _Softmax) -> tuple[jax.Array, jax.Array]:

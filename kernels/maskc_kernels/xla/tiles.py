@@ -3,7 +3,8 @@
 If all heads share one mask, they are computed together: batch and kv heads are one vectorised axis
 and the query heads of a kv head are folded into the rows of its tile, so K and V are never
 repeated. If masks differ between heads, every head is a lane of its own and the loop runs over
-lanes; its size in HLO stays the same. A tile is [vectors, rows, dim].
+lanes; its size in HLO stays the same. Likewise every batch row is a lane of its own if the lists
+differ between batch rows, as they do with segment ids. A tile is [vectors, rows, dim].
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ __all__ = ["Tiling", "divmod_index", "dot", "take"]
 class Tiling:
     """Sizes of one pass, all static.
 
+    A lane is `batch lane * q_lanes + head lane`, for keys `batch lane * kv_lanes + head lane`.
+
     Attributes:
         batch: size of the batch.
+        batch_lanes: batch rows that the loop visits one by one; 1 if all share the lists.
+        masks: unique masks in the lists of one batch row.
         q_lanes: query heads that the loop visits one by one; 1 if all share one mask.
         kv_lanes: kv heads that the loop visits one by one; 1 if all share one mask.
+        vectors: kv heads of one tile.
         group: query heads folded into one tile.
         q_len: number of queries.
         kv_len: number of keys.
@@ -36,8 +42,11 @@ class Tiling:
     """
 
     batch: int
+    batch_lanes: int
+    masks: int
     q_lanes: int
     kv_lanes: int
+    vectors: int
     group: int
     q_len: int
     kv_len: int
@@ -45,22 +54,29 @@ class Tiling:
     block_kv: int
 
     @classmethod
-    def of(cls, q: jax.Array, k: jax.Array, table: BlockTable, *, rows: str) -> Tiling:
+    def of(
+        cls, q: jax.Array, k: jax.Array, table: BlockTable, *, rows: str, batch_lanes: int = 1
+    ) -> Tiling:
         """The tiling for q [batch, heads, q_len, _] and k [batch, kv_heads, kv_len, _].
 
         Args:
             q: the queries.
             k: the keys.
-            table: lists of the pass.
+            table: lists of the pass, for each batch lane one after the other.
             rows: "q" or "kv", the side that the rows of `table` stand for.
+            batch_lanes: 1, or the size of the batch.
         """
         (batch, heads, q_len, _), (_, kv_heads, kv_len, _) = q.shape, k.shape
         length, block = (q_len, table.block_q) if rows == "q" else (kv_len, table.block_kv)
-        shared = table.masks(-(-length // block)) == 1
+        masks = table.masks(-(-length // block)) // batch_lanes
+        shared = masks == 1
         return cls(
             batch=batch,
+            batch_lanes=batch_lanes,
+            masks=masks,
             q_lanes=1 if shared else heads,
             kv_lanes=1 if shared else kv_heads,
+            vectors=kv_heads if shared else 1,
             group=heads // kv_heads if shared else 1,
             q_len=q_len,
             kv_len=kv_len,
@@ -83,39 +99,62 @@ class Tiling:
         """Query lanes of one kv lane."""
         return self.q_lanes // self.kv_lanes
 
+    @property
+    def in_tile(self) -> tuple[int, int, int]:
+        """Batch rows, kv heads and query heads of one kv head that a q tile holds."""
+        return self.batch // self.batch_lanes, self.vectors, self.group
+
+    def split(self, lane: jax.Array) -> tuple[jax.Array | int, jax.Array]:
+        """Batch lane and head lane of a lane of queries."""
+        return (0, lane) if self.batch_lanes == 1 else divmod_index(lane, self.q_lanes)
+
+    def listed(self, head_mask: jax.Array, lane: jax.Array, rows: int, row: jax.Array) -> jax.Array:
+        """Which row of the lists a lane of queries follows.
+
+        Args:
+            head_mask: int32 [heads], which unique mask each head uses.
+            lane: of queries.
+            rows: of one mask in the lists.
+            row: among those.
+        """
+        batch, head = self.split(lane)
+        mask = take(head_mask, head)
+        return (mask if self.batch_lanes == 1 else batch * self.masks + mask) * rows + row
+
     def cut_q(self, x: jax.Array) -> jax.Array:
-        """[batch, heads, q_len, dim] -> [q_lanes * nq, vectors, group * block_q, dim]."""
-        return _cut(x, self.q_lanes, self.group, self.nq, self.block_q)
+        """[batch, heads, q_len, dim] -> [q lanes * nq, vectors, group * block_q, dim]."""
+        return self._cut(x, self.q_lanes, self.group, self.nq, self.block_q)
 
     def cut_kv(self, x: jax.Array) -> jax.Array:
-        """[batch, kv_heads, kv_len, dim] -> [kv_lanes * nk, vectors, block_kv, dim]."""
-        return _cut(x, self.kv_lanes, 1, self.nk, self.block_kv)
+        """[batch, kv_heads, kv_len, dim] -> [kv lanes * nk, vectors, block_kv, dim]."""
+        return self._cut(x, self.kv_lanes, 1, self.nk, self.block_kv)
 
     def join_q(self, tiles: jax.Array) -> jax.Array:
         """The inverse of `cut_q`."""
-        return _join(tiles, self.batch, self.q_lanes, self.group, self.nq)[:, :, : self.q_len]
+        return self._join(tiles, self.q_lanes, self.group, self.nq)[:, :, : self.q_len]
 
     def join_kv(self, tiles: jax.Array) -> jax.Array:
         """The inverse of `cut_kv`."""
-        return _join(tiles, self.batch, self.kv_lanes, 1, self.nk)[:, :, : self.kv_len]
+        return self._join(tiles, self.kv_lanes, 1, self.nk)[:, :, : self.kv_len]
 
+    def _cut(self, x: jax.Array, lanes: int, group: int, blocks: int, block: int) -> jax.Array:
+        _, heads, length, dim = x.shape
+        if ragged := blocks * block - length:
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, ragged), (0, 0)))
+        in_tile = self.batch // self.batch_lanes
+        vectors = heads // (lanes * group)
+        x = x.reshape(self.batch_lanes, in_tile, lanes, vectors, group, blocks, block, dim)
+        x = x.transpose(0, 2, 5, 1, 3, 4, 6, 7)
+        shape = (self.batch_lanes * lanes * blocks, in_tile * vectors, group * block, dim)
+        return x.reshape(shape)
 
-def _cut(x: jax.Array, lanes: int, group: int, blocks: int, block: int) -> jax.Array:
-    batch, heads, length, dim = x.shape
-    if ragged := blocks * block - length:
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, ragged), (0, 0)))
-    vectors = heads // (lanes * group)
-    x = x.reshape(batch, lanes, vectors, group, blocks, block, dim)
-    x = x.transpose(1, 4, 0, 2, 3, 5, 6)
-    return x.reshape(lanes * blocks, batch * vectors, group * block, dim)
-
-
-def _join(tiles: jax.Array, batch: int, lanes: int, group: int, blocks: int) -> jax.Array:
-    _, columns, rows, dim = tiles.shape
-    vectors, block = columns // batch if batch else 0, rows // group
-    x = tiles.reshape(lanes, blocks, batch, vectors, group, block, dim)
-    x = x.transpose(2, 0, 3, 4, 1, 5, 6)
-    return x.reshape(batch, lanes * vectors * group, blocks * block, dim)
+    def _join(self, tiles: jax.Array, lanes: int, group: int, blocks: int) -> jax.Array:
+        _, columns, rows, dim = tiles.shape
+        in_tile = self.batch // self.batch_lanes
+        vectors, block = columns // in_tile if in_tile else 0, rows // group
+        x = tiles.reshape(self.batch_lanes, lanes, blocks, in_tile, vectors, group, block, dim)
+        x = x.transpose(0, 3, 1, 4, 5, 2, 6, 7)
+        return x.reshape(self.batch, lanes * vectors * group, blocks * block, dim)
 
 
 def take(array: jax.Array, index: jax.Array) -> jax.Array:

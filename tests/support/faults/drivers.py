@@ -158,8 +158,7 @@ def siege(seconds: int) -> Counts:
         def sabotage(store: Store, chance: random.Random, counts: Counter[str]) -> None:
             path = store.path(chance.choice(plans).key)
             with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
-                size = os.fstat(file.fileno()).st_size
-                at = chance.randrange(size)
+                at = chance.randrange(os.fstat(file.fileno()).st_size or 1)
                 if chance.random() < 0.3:
                     file.truncate(at)
                 else:
