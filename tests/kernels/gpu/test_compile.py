@@ -40,9 +40,9 @@ LONG = settings.get_current_profile_name() != "default"
 
 
 def in_every_run(key):
-    if key.architecture == 90:
-        return key.bits == 16 or key.width == 128
-    return key.bits == 16 and (key.width == 128 or key.architecture == 80)
+    if key.bits == 16 and key.architecture != 100:
+        return True
+    return key.width == 128 and key.direction == "fwd" and key.architecture != 80
 
 
 KEYS = [key for key in sorted(tile_table()) if LONG or in_every_run(key)]
