@@ -1,0 +1,156 @@
+"""What the GPU kernels compile to, next to plain flash attention in the same style; no GPU needed.
+
+    python benchmarks/gpu_compile.py --architecture 90 --head-dim 128
+
+Registers, spills, shared memory, and the machine instructions per inner iteration for full and
+for partial blocks. The peer has no mask, no lists and one loop; it is compiled with our tile.
+Instruction counts are static, per warp: a proxy, not a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shlex
+import sys
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import click
+import jax
+import jax.numpy as jnp
+import triton
+import triton.language as tl
+from tabulate import tabulate
+
+from maskc.compile import compile_mask
+from maskc.expr import Causal
+from maskc_kernels import AttentionTables, BlockTable
+from maskc_kernels.gpu import block_sparse_attention
+from maskc_kernels.gpu.config import DIRECTIONS
+from maskc_kernels.gpu.launch import Launch
+from maskc_kernels.gpu.offline import Report, compile_offline, launches
+from maskc_kernels.gpu.tiles import LOG2E, load_tile, store_tile
+
+
+@triton.jit
+def plain_flash(
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    sm_scale: tl.tensor,
+    out: tl.tensor,
+    lse: tl.tensor,
+    heads: tl.constexpr,
+    kv_heads: tl.constexpr,
+    q_len: tl.constexpr,
+    kv_len: tl.constexpr,
+    head_dim: tl.constexpr,
+    width: tl.constexpr,
+    tile_q: tl.constexpr,
+    tile_kv: tl.constexpr,
+) -> None:
+    """Dense attention without a mask, for lengths that are multiples of the tile."""
+    lane = tl.program_id(0) // (q_len // tile_q)
+    positions = tl.program_id(0) % (q_len // tile_q) * tile_q + tl.arange(0, tile_q)
+    kv_lane = (lane // heads * kv_heads + lane % heads // (heads // kv_heads)).to(tl.int64)
+    k += kv_lane * (kv_len * head_dim)
+    v += kv_lane * (kv_len * head_dim)
+    q_lane = lane.to(tl.int64) * q_len
+    q_tile = load_tile(q + q_lane * head_dim, positions, q_len, head_dim, width, False)
+    factor = tl.load(sm_scale) * LOG2E
+    acc = tl.zeros([tile_q, width], tl.float32)
+    top = tl.full([tile_q], float("-inf"), tl.float32)
+    total = tl.zeros([tile_q], tl.float32)
+    for first in tl.range(0, kv_len, tile_kv):
+        columns = first + tl.arange(0, tile_kv)
+        k_tile = load_tile(k, columns, kv_len, head_dim, width, False)
+        scores = tl.dot(q_tile, tl.trans(k_tile))
+        new_top = tl.maximum(top, tl.max(scores, 1) * factor)
+        weights = tl.exp2(scores * factor - new_top[:, None])
+        decay = tl.exp2(top - new_top)
+        total = total * decay + tl.sum(weights, 1)
+        v_tile = load_tile(v, columns, kv_len, head_dim, width, False)
+        acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc * decay[:, None])
+        top = new_top
+    store_tile(out + q_lane * head_dim, acc / total[:, None], positions, q_len, head_dim, width)
+    tl.store(lse + q_lane + positions, (top + tl.log2(total)) / LOG2E)
+
+
+def ours(architecture: int, dtype: str, head_dim: int, block: int) -> dict[str, Launch]:
+    """Forward, dq and dkv for a causal mask, as attention would launch them."""
+    length, heads, kv_heads = 8192, 8, 1
+    plan = compile_mask(Causal(), q_len=length, heads=heads, block_q=block, block_kv=block)
+    tables = AttentionTables(
+        plan.head_mask, *(BlockTable.from_lists(plan.lists(name)) for name in DIRECTIONS)
+    )
+
+    def run(*arrays: jax.Array) -> Any:
+        results, pullback = jax.vjp(
+            lambda *args: block_sparse_attention(*args, jnp.float32(1), tables), *arrays
+        )
+        return pullback(results)
+
+    q, k = (
+        jax.ShapeDtypeStruct((1, count, length, head_dim), dtype) for count in (heads, kv_heads)
+    )
+    return launches(architecture, run, q, k, k)
+
+
+def peer(launch: Launch) -> Launch:
+    """Plain flash attention with the tile of our forward kernel."""
+    names = ("heads", "kv_heads", "q_len", "kv_len", "head_dim", "width", "tile_q", "tile_kv")
+    return dataclasses.replace(
+        launch,
+        kernel=plain_flash,
+        operands=launch.operands[:4],
+        constants={name: launch.constants[name] for name in names},
+    )
+
+
+def row(name: str, launch: Launch, report: Report, plain: int) -> tuple[Any, ...]:
+    """One line of the table."""
+    tile = f"{launch.constants['tile_q']}x{launch.constants['tile_kv']}"
+    loops = [*report.loops, None, None][:2]
+    ratios = [None if size is None or not plain else size / plain for size in loops]
+    return (
+        name, tile, launch.warps, launch.stages, report.registers, report.spills,
+        report.spills_in_loops, report.shared, *loops, *ratios, "; ".join(report.warnings),
+    )  # fmt: skip
+
+
+@click.command()
+@click.option("--architecture", default=90, show_default=True, help="Compute capability x 10.")
+@click.option("--dtype", default="bfloat16", show_default=True)
+@click.option("--head-dim", default=(64, 128), show_default=True, multiple=True)
+@click.option("--block", default=128, show_default=True, help="block_q and block_kv.")
+def main(architecture: int, dtype: str, head_dim: tuple[int, ...], block: int) -> None:
+    """Compile and print one table."""
+    print(f"$ python {shlex.join([sys.argv[0], *sys.argv[1:]])}")
+    print(
+        f"sm_{architecture}, {dtype}, Python {platform.python_version()}, jax {jax.__version__}, "
+        f"triton {triton.__version__}\n"
+    )
+    rows = []
+    for dim in head_dim:
+        kernels = ours(architecture, dtype, dim, block)
+        plain = peer(kernels["fwd"])
+        report = compile_offline(plain, architecture)
+        rows.append(row(f"plain flash, {dim}", plain, report, report.loops[0]))
+        for name, launch in kernels.items():
+            base = report.loops[0] if name == "fwd" else 0
+            rows.append(row(f"{name}, {dim}", launch, compile_offline(launch, architecture), base))
+            print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    headers = [
+        "kernel, head_dim", "tile", "warps", "stages", "registers", "spilled B",
+        "spills in loops", "shared B", "full", "partial", "full / plain", "partial / plain",
+        "warnings",
+    ]  # fmt: skip
+    print(tabulate(rows, headers, tablefmt="github", floatfmt=".3f"))
+
+
+if __name__ == "__main__":
+    main()

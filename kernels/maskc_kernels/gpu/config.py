@@ -1,0 +1,155 @@
+"""Tile sizes, warps and stages: one table, and how a plan's blocks cut its entries down."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Literal, NamedTuple, cast
+
+__all__ = [
+    "ARCHITECTURES",
+    "DIRECTIONS",
+    "MIN_TILE",
+    "NEWEST",
+    "Direction",
+    "Tile",
+    "TileKey",
+    "Tiles",
+    "choose",
+    "largest_tile",
+    "padded",
+    "tile_table",
+]
+
+Direction = Literal["fwd", "dq", "dkv"]
+
+DIRECTIONS: tuple[Direction, ...] = ("fwd", "dq", "dkv")
+ARCHITECTURES = OLDEST, _, NEWEST = 80, 90, 100
+"""Those that the table has."""
+
+MIN_TILE = 16
+"""Tensor cores multiply nothing smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How one program works.
+
+    Attributes:
+        q: queries per step.
+        kv: keys per step.
+        warps: warps of 32 threads.
+        stages: of the software pipeline. Loops that read the number of a block from a list
+            pipeline half as deep as their stages say.
+    """
+
+    q: int
+    kv: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiles that replace those of the table; None keeps the table's.
+
+    Attributes:
+        fwd: of the forward kernel.
+        dq: of the dq kernel.
+        dkv: of the dkv and the dbias kernels.
+    """
+
+    fwd: Tile | None = None
+    dq: Tile | None = None
+    dkv: Tile | None = None
+
+    def of(self, direction: Direction) -> Tile | None:
+        """The tile for one kernel."""
+        return cast("Tile | None", getattr(self, direction))
+
+
+class TileKey(NamedTuple):
+    """What an entry of the table is for.
+
+    Attributes:
+        architecture: compute capability times 10.
+        bits: per element of q, k and v.
+        width: the larger of both head dimensions, padded, at least 64.
+        direction: which kernel.
+    """
+
+    architecture: int
+    bits: int
+    width: int
+    direction: Direction
+
+
+class Entry(NamedTuple):
+    """A tile and where it is from.
+
+    Attributes:
+        tile: how a program works.
+        source: how the tile was chosen, in words.
+    """
+
+    tile: Tile
+    source: str
+
+
+@functools.cache
+def tile_table() -> dict[TileKey, Entry]:
+    """The table `tiles.csv` of this package; `benchmarks/gpu_tune.py` writes it."""
+    text = resources.files("maskc_kernels.gpu").joinpath("tiles.csv").read_text("utf-8")
+    table = {}
+    for row in csv.DictReader(text.splitlines()):
+        direction = cast("Direction", row["direction"])
+        key = TileKey(int(row["architecture"]), int(row["bits"]), int(row["width"]), direction)
+        tile = Tile(*(int(row[name]) for name in ("tile_q", "tile_kv", "warps", "stages")))
+        table[key] = Entry(tile, row["source"])
+    return table
+
+
+def padded(dim: int) -> int:
+    """A head dimension as the kernels hold it: a power of two, at least 16."""
+    return max(1 << (dim - 1).bit_length(), MIN_TILE)
+
+
+def largest_tile(block: int) -> int:
+    """The largest power of two that divides a block."""
+    return block & -block
+
+
+def choose(
+    architecture: int,
+    size: int,
+    width: int,
+    direction: Direction,
+    block_q: int,
+    block_kv: int,
+    *,
+    heavy: bool = False,
+) -> Tile:
+    """The tile for a kernel.
+
+    Args:
+        architecture: compute capability times 10; newer ones than the table has take its newest.
+        size: bytes per element of q, k and v.
+        width: the larger of both padded head dimensions.
+        direction: which kernel.
+        block_q: queries per block of the plan; the tile divides it.
+        block_kv: keys per block of the plan; the tile divides it.
+        heavy: the loops do more than the table was made for, and get half the work per step: with
+            the whole, registers run out.
+    """
+    known = max(entry for entry in ARCHITECTURES if entry <= max(architecture, OLDEST))
+    tile = tile_table()[TileKey(known, 8 * size, max(width, 64), direction)].tile
+    if heavy and direction == "dkv":
+        tile = replace(tile, q=max(tile.q // 2, MIN_TILE))
+    elif heavy:
+        tile = replace(tile, kv=max(tile.kv // 2, MIN_TILE))
+    q, kv = min(tile.q, largest_tile(block_q)), min(tile.kv, largest_tile(block_kv))
+    if (q, kv) == (tile.q, tile.kv):
+        return tile
+    return replace(tile, q=q, kv=kv, warps=min(tile.warps, 4))

@@ -1,0 +1,344 @@
+"""The property that matters: kernels == dense float64 oracle, forward and gradients.
+
+The kernels are those that run on a GPU; Triton's interpreter runs them here, under `jax.jit`.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from maskc import zoo
+from maskc.compile import compile_mask
+from maskc.expr import Causal, Dense, Documents, Empty, Full, Local, MultiHead, Prefix
+from maskc.strategies import masks
+
+FP32 = 1e-5  # of the scale of the values
+RESULTS = ("out", "lse", "dq", "dk", "dv", "dscale", "dsinks", "dbias")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    q_len: int = 64
+    kv_len: int = 64
+    heads: int = 2
+    kv_heads: int = 1
+    head_dim: int = 16
+    v_head_dim: int = 16
+    blocks: dict = dataclasses.field(default_factory=lambda: {"block_q": 32, "block_kv": 32})
+    pattern: tuple = ()  # which mask each head has, if there are several
+    batch: int = 1
+
+    def compile(self, *masks):
+        mask = MultiHead(tuple(masks[i] for i in self.pattern)) if self.pattern else masks[0]
+        return compile_mask(
+            mask, q_len=self.q_len, kv_len=self.kv_len, heads=self.heads, **self.blocks
+        )
+
+    @property
+    def inputs(self):
+        return (
+            self.batch, self.heads, self.kv_heads, self.q_len, self.kv_len,
+            self.head_dim, self.v_head_dim,
+        )  # fmt: skip
+
+
+SHAPES = {
+    "one block size": Shape(),
+    "ragged, grouped, three blockings": Shape(
+        37, 50, 4, 2, 8, 20,
+        {"block_q": 16, "block_kv": 64, "block_q_dq": 32, "block_kv_dq": 16,
+         "block_q_dkv": 48, "block_kv_dkv": 32},
+    ),
+    "masks per head": Shape(40, 70, 4, 2, pattern=(1, 0, 0, 1)),
+}  # fmt: skip
+
+
+class Check:
+    """Runs one case and compares it."""
+
+    def __init__(self, attend, oracle, near, draw_inputs):
+        self.attend, self.oracle, self.near, self.draw_inputs = attend, oracle, near, draw_inputs
+
+    def __call__(
+        self, shape, plan, tables, seed=0, *, tolerance=FP32, dtype="float32", sm_scale=0.4,
+        soft_cap=None, sinks=False, segments=None, magnitude=1, bias=None,
+    ):  # fmt: skip
+        rng = np.random.default_rng(seed + 1)
+        q, k, v, dout = self.draw_inputs(seed, *shape.inputs, dtype=dtype)
+        q = (q * magnitude).astype(q.dtype)
+        dlse = rng.standard_normal(q.shape[:3]).astype(np.float32)
+        sink = rng.standard_normal(shape.heads).astype(np.float32) if sinks else None
+        ids = (None, None) if segments is None else segments
+        results = self.compiled(soft_cap)(
+            q, k, v, np.float32(sm_scale), sink, bias, dout, dlse, *ids, tables
+        )
+        mask = np.stack([plan.to_dense(head) for head in range(shape.heads)])[None]
+        if segments is not None:
+            same = (ids[0][:, :, None] == ids[1][:, None]) & (ids[0][:, :, None] >= 0)
+            mask = mask & same[:, None]
+        expected = self.oracle(
+            q, k, v, mask, np.float32(sm_scale), dout, np.where(mask.any(-1), dlse, 0),
+            soft_cap=soft_cap, sinks=sink, bias=bias,
+        )  # fmt: skip
+        assert [x.dtype.name for x in results[:5]] == [dtype, "float32", dtype, dtype, dtype]
+        for name, result in zip(RESULTS, results, strict=True):
+            if result is None:
+                continue
+            # One number that sums terms of both signs can be no nearer than the terms are.
+            scale = getattr(expected, f"{name}_terms", 1.0)
+            self.near(result, np.asarray(getattr(expected, name)), tolerance, name, scale)
+
+    @functools.cache  # noqa: B019  # lives as long as the module
+    def compiled(self, soft_cap):
+        def run(q, k, v, sm_scale, sinks, bias, dout, dlse, q_ids, kv_ids, tables):
+            def attend(q, k, v, sm_scale, sinks, bias):
+                return self.attend(
+                    q, k, v, sm_scale, tables, q_segment_ids=q_ids, kv_segment_ids=kv_ids,
+                    logits_soft_cap=soft_cap, sinks=sinks, bias=bias,
+                )  # fmt: skip
+
+            (out, lse), pullback = jax.vjp(attend, q, k, v, sm_scale, sinks, bias)
+            return out, lse, *pullback((dout, dlse))
+
+        return jax.jit(run)
+
+
+@pytest.fixture(scope="module")
+def check(interpreted, oracle, near, draw_inputs):
+    return Check(interpreted, oracle, near, draw_inputs)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_forward_and_gradients_match_the_oracle(name, check, tables_of):
+    shape = SHAPES[name]
+
+    @settings(max_examples=4)
+    @given(st.tuples(*2 * [masks(shape.q_len, shape.kv_len)]), st.integers(0, 99))
+    def holds(drawn, seed):
+        plan = shape.compile(*drawn)
+        # Equal masks on every head are one mask, which the other shapes have.
+        assume(not shape.pattern or plan.masks > 1)
+        check(shape, plan, tables_of(plan, roomy=True), seed)
+
+    holds()
+
+
+ZOO = {
+    "causal": Causal(),
+    "window with sinks": zoo.sink_window(3, 20),
+    "documents": Documents([0, 5, 40, 77]) & Causal(),
+    "prefix": zoo.prefix_lm(33),
+    "dilated": zoo.dilated_window(24, 3),
+    "block diffusion": zoo.block_diffusion(38, 8),
+    "longformer": zoo.longformer(9, [0, 50]),
+    "fixed": zoo.sparse_transformer_fixed(16, 2),
+    "padding": zoo.padded_keys(50, left=40),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo(name, check, tables_of):
+    shape = Shape(77, 77)
+    plan = shape.compile(ZOO[name])
+    check(shape, plan, tables_of(plan, roomy=True))
+
+
+@pytest.mark.parametrize("masks", [[Full()], [Empty()], [Dense(np.eye(32, dtype=bool))]])
+def test_lists_without_a_single_entry(masks, check, tables_of):
+    shape = Shape(32, 32, 1, 1, blocks={"block_q": 16, "block_kv": 16})
+    plan = shape.compile(*masks)
+    check(shape, plan, tables_of(plan))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    # The inputs are exact; weights, their gradients and every result are rounded once.
+    [("bfloat16", 2**-6), ("float16", 2**-9)],
+)
+def test_half_precision(dtype, tolerance, check, tables_of):
+    shape = Shape()
+    plan = shape.compile(Local(left=30, right=3) - Prefix(10))
+    check(shape, plan, tables_of(plan), tolerance=tolerance, dtype=dtype)
+
+
+@pytest.mark.parametrize(("head_dim", "v_head_dim"), [(80, 64), (96, 96), (192, 128), (256, 5)])
+def test_head_dimensions(head_dim, v_head_dim, check, tables_of):
+    shape = Shape(32, 48, 1, 1, head_dim, v_head_dim)
+    plan = shape.compile(Causal(offset=9))
+    check(shape, plan, tables_of(plan), sm_scale=head_dim**-0.5)
+
+
+def test_blocks_larger_than_tiles(check, tables_of):
+    shape = Shape(150, 140, 1, 1, blocks={"block_q": 128, "block_kv": 128})
+    plan = shape.compile(Local(left=100, right=20))
+    check(shape, plan, tables_of(plan))
+
+
+@pytest.mark.parametrize("sm_scale", [0.0, -0.7])
+def test_any_scale(sm_scale, check, tables_of):
+    shape = Shape()
+    plan = shape.compile(Local(left=3, right=40) - Prefix(5))
+    check(shape, plan, tables_of(plan, roomy=True), sm_scale=sm_scale)
+
+
+@pytest.mark.parametrize(
+    ("magnitude", "tolerance"),
+    # Beyond the cap its slope is the difference of 1 and a square of almost 1, times q.
+    [(1, FP32), (1e4, 1e4 * 2**-23)],
+)
+def test_soft_cap_and_sinks(magnitude, tolerance, check, tables_of):
+    """Also for logits far beyond the cap, where a tanh may overflow."""
+    shape = Shape(50, 64, 4, 2)
+    plan = shape.compile(Local(left=30, right=3) - Prefix(10))
+    check(
+        shape, plan, tables_of(plan), tolerance=tolerance, soft_cap=5.0, sinks=True,
+        magnitude=magnitude,
+    )  # fmt: skip
+
+
+BIASES = {
+    "of every score": (2, 4, 37, 50),
+    "shared by heads": (2, 1, 37, 50),
+    "shared by the batch": (1, 4, 37, 50),
+    "shared by all": (1, 1, 37, 50),
+    "of keys": (2, 4, 1, 50),
+    "of keys, shared by all": (1, 1, 1, 50),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_bias(name, check, tables_of):
+    shape = dataclasses.replace(SHAPES["ragged, grouped, three blockings"], batch=2)
+    plan = shape.compile((Local(left=20, right=30) - Prefix(7)) | Documents([0, 32]))
+    bias = np.random.default_rng(3).standard_normal(BIASES[name]).astype(np.float32)
+    check(shape, plan, tables_of(plan, roomy=True), bias=bias)
+
+
+def test_bias_with_everything_else(check, tables_of):
+    shape = Shape(40, 70, 4, 2, pattern=(1, 0, 0, 1), batch=2)
+    plan = shape.compile(Causal(), Full())
+    bias = np.random.default_rng(3).standard_normal((1, 4, 40, 70)).astype(np.float32)
+    bias[:, 1, 3:9] = bias[:, :, :, 60:] = -np.inf
+    ids = segment_ids(1, 2, 40, 70)
+    check(
+        shape, plan, tables_of(plan), bias=bias, soft_cap=5.0, sinks=True, segments=ids
+    )  # fmt: skip
+
+
+def segment_ids(seed, batch, q_len, kv_len):
+    rng = np.random.default_rng(seed)
+    if rng.random() < 0.5:
+        drawn = rng.integers(-2, 3, (batch, q_len)), rng.integers(-2, 3, (batch, kv_len))
+    else:
+        drawn = [np.sort(rng.integers(0, 4, (batch, n)), axis=1) for n in (q_len, kv_len)]
+        drawn[1][:, kv_len - rng.integers(kv_len) :] = -1
+    return [ids.astype(np.int32) for ids in drawn]
+
+
+@pytest.mark.parametrize("name", list(SHAPES)[1:])
+def test_segment_ids(name, check, tables_of):
+    shape = dataclasses.replace(SHAPES[name], batch=2)
+
+    @settings(max_examples=2)
+    @given(st.tuples(*2 * [masks(shape.q_len, shape.kv_len)]), st.integers(0, 99))
+    def holds(drawn, seed):
+        plan = shape.compile(*(mask | Causal() for mask in drawn))
+        assume(not shape.pattern or plan.masks > 1)
+        ids = segment_ids(seed, 2, shape.q_len, shape.kv_len)
+        check(shape, plan, tables_of(plan, roomy=True), seed, segments=ids)
+
+    holds()
+
+
+def test_segments_of_a_full_mask_with_cap_and_sinks(check, tables_of):
+    shape = Shape(batch=2)
+    plan = shape.compile(Full())
+    ids = [np.repeat([[0, 1], [-1, 4]], 32, axis=1).astype(np.int32)] * 2
+    check(shape, plan, tables_of(plan), segments=ids, soft_cap=3.0, sinks=True)
+
+
+def test_queries_that_attend_nothing_make_no_nan_and_no_gradient(
+    interpreted, draw_inputs, tables_of
+):
+    shape = Shape(20, 24, 2, 1, 4, 4, {"block_q": 16, "block_kv": 16}, pattern=(0, 1))
+    mask = np.eye(20, 24, dtype=bool) & (np.arange(20) % 3 > 0)[:, None]
+    tables = tables_of(shape.compile(Dense(mask), Empty()))
+    q, k, v, dout = draw_inputs(0, *shape.inputs)
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
+    def run(q, k, v):
+        out, lse = interpreted(q, k, v, jnp.float32(1), tables)
+        # The gradients of exp(-lse) and of a root at 0 are infinite.
+        lost = jnp.exp(-lse).sum() + jnp.sqrt(jnp.abs(out).sum(-1)).sum()
+        return (out * dout).sum() + lost, (out, lse)
+
+    (dq, dk, dv), (out, lse) = run(q, k, v)
+    assert not np.asarray(out)[0, 0, ::3].any()
+    assert (np.asarray(lse)[0, 0, ::3] == -np.inf).all()
+    assert not np.asarray(dq)[0, 0, ::3].any()
+    assert np.isfinite(dk).all()
+    assert np.isfinite(dv).all()
+    assert not np.asarray(dk)[0, 0, 20:].any()
+    assert not np.asarray(dv)[0, 0, ::3].any()
+
+
+def test_blocks_that_are_not_listed_are_never_read(interpreted, draw_inputs, tables_of):
+    shape = Shape(96, 96, 1, 1)
+    tables = tables_of(shape.compile(Documents([0, 32, 64, 96])), roomy=True)
+    q, k, v, dout = draw_inputs(0, *shape.inputs)
+    for array in (q, k, v, dout):
+        array[:, :, 32:64] = np.nan
+
+    @jax.jit
+    def run(q, k, v):
+        results, pullback = jax.vjp(
+            lambda *args: interpreted(*args, jnp.float32(1), tables), q, k, v
+        )
+        return *results, *pullback((dout, 0 * dout[..., 0]))
+
+    out, lse, dq, dk, dv = run(q, k, v)
+    for result in (out, lse[..., None], dq, dk, dv):
+        bad = np.isnan(np.asarray(result)).any((0, 1, 3))
+        np.testing.assert_array_equal(bad, np.arange(96) // 32 == 1)
+
+
+def test_vmap_is_a_loop_of_launches(interpreted, draw_inputs, tables_of):
+    shape = Shape(32, 32, 1, 1, batch=3)
+    tables = tables_of(shape.compile(Causal()))
+    q, k, v, _ = draw_inputs(0, *shape.inputs)
+
+    def total(q, k, v):
+        return interpreted(q, k, v, jnp.float32(1), tables)[0].sum()
+
+    gradient = jax.grad(total, (0, 1, 2))
+    expected = jax.jit(gradient)(q, k, v)
+    found = jax.jit(jax.vmap(gradient))(q[:, None], k[:, None], v[:, None])
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one[:, 0], other)
+
+
+def test_strict_promotion_rules_are_kept(interpreted, tables_of):
+    shape = Shape(40, 70, 4, 2, pattern=(1, 0, 0, 1))
+    tables = tables_of(shape.compile(Causal(), Full()))
+    q, k, v = (jnp.zeros((1, n, length, 16)) for n, length in ((4, 40), (2, 70), (2, 70)))
+    options = {
+        "q_segment_ids": jnp.zeros((1, 40), jnp.int32),
+        "kv_segment_ids": jnp.zeros((1, 70), jnp.int32),
+        "logits_soft_cap": 3.0,
+        "sinks": jnp.zeros(4),
+    }
+
+    def total(q, k, v, sinks):
+        results = interpreted(q, k, v, jnp.float32(1), tables, **(options | {"sinks": sinks}))
+        return sum(x.sum() for x in results)
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        gradients = jax.eval_shape(jax.grad(total, (0, 1, 2, 3)), q, k, v, options["sinks"])
+    assert [x.shape for x in gradients] == [q.shape, k.shape, v.shape, (4,)]

@@ -1,0 +1,97 @@
+"""What the shipped configurations compile to, for real architectures, on a machine without one.
+
+A part of them is compiled in every run, and all with `--hypothesis-profile=sweep`.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from maskc.compile import compile_mask
+from maskc.expr import Causal, Full, Local
+from maskc_kernels.gpu.config import tile_table
+
+offline = pytest.importorskip("maskc_kernels.gpu.offline", reason="the GPU kernels need maskc[gpu]")
+
+SHARED = {80: 166912, 90: 232448, 100: 232448}
+"""Bytes of shared memory that a program can have (CUDA programming guide, technical specs)."""
+
+CAUSAL = Causal()
+STACK = 32
+"""Bytes per thread that may lie in local memory, and outside of loops only."""
+
+
+def compiled(recorded, architecture, bits, width, kernel, mask=CAUSAL, length=1024, **options):
+    dtype = {16: "bfloat16", 32: "float32"}[bits]
+    plan = compile_mask(mask, q_len=length, heads=8, block_q=128, block_kv=128)
+    q, kv = (1, 8, length, width), (1, 2, length, width)
+    launches = recorded(architecture, plan, q, kv, kv, dtype, **options)
+    return offline.compile_offline(launches[kernel], architecture)
+
+
+def check(report, architecture, stack=STACK):
+    assert report.warnings == ()  # above all no serialised WGMMA
+    assert report.shared <= SHARED[architecture]
+    assert report.stack <= stack
+    assert report.spills_in_loops == 0
+
+
+LONG = settings.get_current_profile_name() != "default"
+
+
+def in_every_run(key):
+    if key.bits == 16 and key.architecture != 100:
+        return True
+    return key.width == 128 and key.direction == "fwd" and key.architecture != 80
+
+
+KEYS = [key for key in sorted(tile_table()) if LONG or in_every_run(key)]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: "-".join(map(str, key)))
+def test_every_shipped_configuration(key, recorded):
+    report = compiled(recorded, *key)
+    check(report, key.architecture)
+    assert (report.tensor_core > 0) == (key.bits == 16)
+    assert len(report.loops) == 2
+    full, partial = report.loops
+    assert full < partial
+
+
+IDS = np.zeros((1, 1024), np.int32)
+OPTIONS = {
+    "bias": {"bias": (1, 8, 1024, 1024)},
+    "bias of keys": {"bias": (1, 1, 1, 1024)},
+    "soft cap": {"logits_soft_cap": 30.0},
+    "sinks": {"sinks": (8,)},
+    "ragged": {"length": 1000},
+    "padded": {"width": 80},
+    "segments": {"q_segment_ids": IDS, "kv_segment_ids": IDS},
+}
+CASES = [(name, kernel) for name in OPTIONS for kernel in ("fwd", "dq", "dkv")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"), CASES if LONG else [case for case in CASES if case[1] == "fwd"]
+)
+def test_every_option(name, kernel, recorded):
+    options = {"width": 128} | OPTIONS[name]
+    report = compiled(recorded, 90, 16, kernel=kernel, **options)
+    check(report, 90)
+    assert report.tensor_core > 0
+
+
+@pytest.mark.parametrize("architecture", [80, 90] if LONG else [90])
+@pytest.mark.parametrize("shape", [(1, 8, 1024, 1024), (1, 1, 1, 1024)])
+def test_the_gradient_of_a_bias(shape, architecture, recorded):
+    report = compiled(recorded, architecture, 16, 128, "dbias", bias=shape)
+    check(report, architecture)
+    assert report.tensor_core > 0
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("mask", [Full(), Local(left=3, right=0)], ids=["full", "partial"])
+def test_a_list_that_a_plan_has_no_use_for_is_compiled_away(mask, width, recorded):
+    report = compiled(recorded, 90, 16, width, "fwd", mask=mask)
+    check(report, 90)
+    assert len(report.loops) == 1
