@@ -76,6 +76,14 @@ def bigbird(length: int) -> Mask:
     return zoo.bigbird(pattern, 64)
 
 
+def vertical_slash(length: int) -> Mask:
+    """64 columns and 80 diagonals."""
+    random = np.random.default_rng(0)
+    return zoo.vertical_slash(
+        random.choice(length, 64, replace=False), random.choice(length, 80, replace=False)
+    )
+
+
 def neighborhood(length: int) -> Mask:
     """NATTEN 2-D, 13 x 13, on a grid 128 tokens high."""
     return Neighborhood((128, length // 128), 13)
@@ -108,6 +116,10 @@ CASES: dict[str, Case] = {
     "strided 128": Case(lambda _: zoo.sparse_transformer_strided(128), longest=1 << 17),
     "bigbird": Case(bigbird, longest=1 << 17),
     "NATTEN 2-D": Case(neighborhood, longest=1 << 17),
+    "dilated 256, 4": Case(lambda _: zoo.dilated_window(256, 4), longest=1 << 17),
+    "fixed 128": Case(lambda _: zoo.sparse_transformer_fixed(128, 8), longest=1 << 17),
+    "vertical slash": Case(vertical_slash, longest=1 << 17),
+    "Sparse VideoGen": Case(lambda _: zoo.svg_temporal(226, 1350, 90), longest=1 << 17),
     "dense": Case(noise, longest=SPARSEST),
     "random 50%": Case(lambda _: Random(0.5), longest=SPARSEST),
 }

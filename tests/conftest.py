@@ -1,6 +1,7 @@
 """Settings that every test shares.
 
-Property tests draw 100 examples each; `pytest --hypothesis-profile=sweep` draws 5,000.
+Property tests draw 100 examples each; `pytest --hypothesis-profile=sweep` draws 5,000, and
+`--hypothesis-profile=fuzz` 100,000 (name the tests that are to).
 """
 
 import os
@@ -15,6 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # the same numbers on machines that have mo
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("default", max_examples=100, **_COMMON)
 settings.register_profile("sweep", max_examples=5000, **_COMMON)
+settings.register_profile("fuzz", max_examples=100_000, database=None, **_COMMON)
 settings.load_profile("default")
 
 

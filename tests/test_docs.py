@@ -36,7 +36,13 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("page", "least"),
-    [("docs/getting-started.md", 8), ("docs/plans-under-jit.md", 1), ("README.md", 1)],
+    [
+        ("docs/getting-started.md", 8),
+        ("docs/concepts.md", 1),
+        ("docs/masks.md", 1),
+        ("docs/plans-under-jit.md", 1),
+        ("README.md", 1),
+    ],
 )
 def test_a_page_runs_from_top_to_bottom(page, least):
     parsers = [SkipParser(), PythonCodeBlockParser()]

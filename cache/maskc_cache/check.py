@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from maskc_cache.errors import PlanCorruptError
 from maskc_cache.plan import (
+    MAX_INTERVALS,
     BlockLists,
     BlockState,
     Direction,
@@ -48,13 +49,16 @@ def check_ranges(plan: Plan) -> None:
             f"head_mask: expected one head or more in each of {plan.head_shards} equal shards, "
             f"got {plan.heads}"
         )
-    masks, first = np.unique(plan.head_mask, return_index=True)
-    if not np.array_equal(masks, np.arange(len(masks))) or np.any(np.diff(first) < 0):
+    masks = np.maximum.accumulate(plan.head_mask)  # the largest number so far
+    rises = np.diff(masks, prepend=np.int32(-1))
+    if plan.head_mask.min() < 0 or rises[0] != 1 or rises.max() > 1:
         raise PlanCorruptError("head_mask: masks are not numbered by first use")
     for direction in _DIRECTIONS:
-        _check_lists(direction, plan.lists(direction), plan.masks, plan.grid(direction))
+        if direction != "dq" or plan.dq is not plan.fwd:
+            _check_lists(direction, plan.lists(direction), plan.masks, plan.grid(direction))
     for direction, tables in _tables(plan):
         _check_tables(plan, direction, tables)
+    _check_bounds(plan)
 
 
 def verify(plan: Plan) -> None:
@@ -73,6 +77,7 @@ def verify(plan: Plan) -> None:
     _verify_agreement(plan, "dkv", "dq")
     for direction, tables in _tables(plan):
         _verify_tables(plan, direction, tables)
+    _verify_bounds(plan)
     if plan.digest != dataclasses.replace(plan).digest:  # a copy computes its digest afresh
         raise PlanCorruptError("digest: an array was changed after the digest was computed")
 
@@ -137,7 +142,7 @@ def _check_lists(name: str, lists: BlockLists, masks: int, grid: tuple[int, int]
         ptr, idx = _list(lists, kind)
         _check_array(f"{name}.{kind}_ptr", ptr, (masks * rows + 1,), (_INT32,))
         _check_array(f"{name}.{kind}_idx", idx, (None,), _INTS)
-        if ptr[0] != 0 or ptr[-1] != len(idx) or np.any(ptr[1:] < ptr[:-1]):
+        if ptr[0] != 0 or ptr[-1] != len(idx) or (ptr[1:] < ptr[:-1]).any():
             raise PlanCorruptError(
                 f"{name}.{kind}_ptr: expected offsets that rise from 0 to {len(idx)}"
             )
@@ -178,6 +183,36 @@ def _check_tables(plan: Plan, direction: Direction, tables: SplashTables) -> Non
         if (at := _outside(table, stop)) is not None:
             place = str([int(n) for n in np.unravel_index(at, shape)])
             raise _range_error(f"{name}.{field}", table, stop, at, place)
+
+
+def _bounds(plan: Plan) -> list[tuple[str, int, _Array | None, tuple[Direction, ...]]]:
+    """Each side's name, most intervals, bounds, and the directions whose rows it bounds."""
+    if (bounds := plan.row_bounds) is None:
+        return []
+    return [
+        ("q", bounds.q_intervals, bounds.q, ("fwd", "dq")),
+        ("kv", bounds.kv_intervals, bounds.kv, ("dkv",)),
+    ]
+
+
+def _check_bounds(plan: Plan) -> None:
+    for side, most, array, _ in _bounds(plan):
+        name, length, other = f"row_bounds.{side}", plan.q_len, plan.kv_len
+        if side == "kv":
+            length, other = other, length
+        if (array is None) != (most > MAX_INTERVALS):
+            raise PlanCorruptError(f"{name}: present iff rows have up to {MAX_INTERVALS} intervals")
+        if array is None:
+            continue
+        _check_array(name, array, (plan.masks, 2 * max(most, 1), length), (_INT32,))
+        if (at := _outside(array, other + 1)) is not None:
+            place = str([int(n) for n in np.unravel_index(at, array.shape)])
+            raise _range_error(name, array, other + 1, at, place)
+        if (falls := array[:, ::2] > array[:, 1::2]).any():
+            mask, interval, row = np.unravel_index(int(np.argmax(falls)), falls.shape)
+            raise PlanCorruptError(
+                f"{name}: interval {interval} of mask {mask}, row {row} stops before it starts"
+            )
 
 
 # --- invariants ---------------------------------------------------------------------------------
@@ -316,6 +351,30 @@ def _verify_tables(plan: Plan, direction: Direction, tables: SplashTables) -> No
                 numbers = lists.partial_id[span]
                 if not np.array_equal(ids[row][at], numbers):
                     raise PlanCorruptError(f"{where} (mask_next)")
+
+
+def _verify_bounds(plan: Plan) -> None:
+    """The bounds of a row say what the blocks of every direction say of it."""
+    from maskc_cache.row_ends import most_intervals, read_bounds  # ranges need none
+
+    for side, most, array, directions in _bounds(plan):
+        for direction in directions:
+            if direction == "dq" and plan.dq is plan.fwd:
+                continue
+            if (actual := most_intervals(plan, direction)) != most:
+                raise PlanCorruptError(
+                    f"row_bounds.{side}: rows of up to {most} intervals, but those of "
+                    f"{direction}'s blocks have up to {actual}"
+                )
+            if array is None:
+                continue
+            differ = (array != read_bounds(plan, direction, most)).any(axis=1)
+            if differ.any():
+                mask, row = np.unravel_index(int(np.argmax(differ)), differ.shape)
+                raise PlanCorruptError(
+                    f"row_bounds.{side}: mask {mask}, row {row} is {array[mask, :, row].tolist()}, "
+                    f"which is not what {direction}'s blocks hold"
+                )
 
 
 def _absolute(plan: Plan, direction: Direction, data_next: _Array) -> _Array:

@@ -1,9 +1,7 @@
 """Plan <-> bytes and files; every byte is checked on the way in (`header` draws the layout).
 
-A section is raw (codec 0), one zstd frame that declares its size (codec 1), or such a frame of the
-differences between neighbours, modulo the dtype's range (codec 2): offsets and lists of blocks
-mostly count up, which zstd does not see. Partial blocks are bits already, so integers are the only
-dtypes; what is shared inside a plan (dq's lists, dkv's partial blocks) is stored once.
+`codec` says how a section's integers are stored. Partial blocks are bits already, so integers are
+the only dtypes; what is shared inside a plan (dq's lists, dkv's partial blocks) is stored once.
 """
 
 from __future__ import annotations
@@ -11,40 +9,35 @@ from __future__ import annotations
 import mmap as mmap_module
 import os
 import stat
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
-import zstandard
 
 from maskc_cache.check import check_ranges
+from maskc_cache.codec import RAW, decompress
+from maskc_cache.codec import compress as packed
 from maskc_cache.errors import NotAPlanError, PlanCorruptError, PlanError, PlanVersionError
 from maskc_cache.header import (
     ALIGNMENT,
-    DELTA,
     DTYPES,
     MAGIC,
     MAJOR,
     MAX_HEADER,
     MINOR,
-    RAW,
-    ZSTD,
     Section,
     build_image,
     parse_image,
 )
-from maskc_cache.plan import BlockLists, Plan, SplashTables
+from maskc_cache.plan import MAX_INTERVALS, BlockLists, Plan, RowBounds, SplashTables
 
 __all__ = ["MAGIC", "MAJOR", "MAX_DECODED", "MINOR", "decode", "encode", "read_plan", "write_plan"]
 
 MAX_DECODED = 2 << 30
 """Bytes that a plan may decode to, unless the caller allows more."""
 
-_ZSTD_LEVEL = 3  # level 9 is no smaller on plans, level 19 writes at 3 to 10 MB/s
-_ZSTD_GAIN = 2  # a table is compressed if that halves it; raw ones load without a copy
 _HINTS: dict[type[PlanError], str] = {
     NotAPlanError: "",
     PlanVersionError: "; compile the mask again",
@@ -73,8 +66,9 @@ def encode(plan: Plan, *, compress: bool = True) -> bytes:
     _check_sharing(plan)
     stored = []
     for name, array in sorted(plan.arrays(), key=lambda item: item[0]):
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
-        codec, content = _compressed(name, data) if compress else (RAW, data.tobytes())
+        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        is_bits = name.endswith("partial_blocks")
+        codec, content = packed(data, is_bits=is_bits) if compress else (RAW, data.tobytes())
         stored.append((name, array, codec, content))
     meta = {
         "blocks": [list(plan.fwd.blocks), list(plan.dq.blocks), list(plan.dkv.blocks)],
@@ -86,6 +80,7 @@ def encode(plan: Plan, *, compress: bool = True) -> bytes:
         "kv_len": plan.kv_len,
         "q_len": plan.q_len,
         "q_seq_shards": plan.q_seq_shards,
+        "row_intervals": list(plan.row_intervals or ()),
     }
     return build_image(meta, stored)
 
@@ -99,24 +94,6 @@ def _check_sharing(plan: Plan) -> None:
             raise PlanError("dkv.partial_blocks: a copy; it must be the same object")
 
 
-def _compressed(name: str, data: npt.NDArray[Any]) -> tuple[int, bytes]:
-    """The codec and the bytes of a section, given as a flat array."""
-    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
-    codec, packed, wanted = ZSTD, compressor.compress(data.tobytes()), 1
-    if not name.endswith("partial_blocks"):
-        steps = data.copy()
-        steps[1:] -= data[:-1]  # wraps around, and so does the sum that undoes it
-        codec, packed = min(
-            (codec, packed), (DELTA, compressor.compress(steps.tobytes())), key=_size
-        )
-        wanted = _ZSTD_GAIN
-    return (codec, packed) if len(packed) * wanted < data.nbytes else (RAW, data.tobytes())
-
-
-def _size(stored: tuple[int, bytes]) -> int:
-    return len(stored[1])
-
-
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Write a plan file, replacing one that is there; readers see the old file or the new one.
 
@@ -124,18 +101,9 @@ def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
         OSError: the file cannot be written; nothing is left behind.
         PlanError: the plan cannot be encoded (see `encode`).
     """
-    image, target = encode(plan), Path(path)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-            file.write(image)
-            file.flush()
-            os.fdatasync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    from maskc_cache.publish import replace  # a reader needs none
+
+    replace(encode(plan), Path(path))
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -164,6 +132,20 @@ def read_plan(
         PlanError: the plan is larger than `max_decoded`.
         OSError: the file cannot be read.
     """
+    image = read_image(
+        path, mmap=mmap, max_bytes=max_decoded + MAX_HEADER, follow_symlinks=follow_symlinks
+    )
+    return decode(image, source=str(path), max_decoded=max_decoded)
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    mmap: bool = False,
+    max_bytes: int = MAX_DECODED + MAX_HEADER,
+    follow_symlinks: bool = True,
+) -> npt.NDArray[np.uint8]:
+    """The bytes of a plan file, unchecked; arguments and errors are those of `read_plan`."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not make us wait
     if not follow_symlinks:
         flags |= os.O_NOFOLLOW
@@ -172,17 +154,15 @@ def read_plan(
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             raise NotAPlanError(f"{path}: not a regular file")
-        if size > max_decoded + MAX_HEADER:
+        if size > max_bytes:
             hint = _HINTS[PlanError]
-            raise PlanError(f"{path}: {size:,} bytes, over the limit of {max_decoded:,}{hint}")
+            raise PlanError(f"{path}: {size:,} bytes, over the limit of {max_bytes:,}{hint}")
         if mmap and size:
             # unmapped when the last array that looks into it is gone
             mapped = mmap_module.mmap(file.fileno(), 0, access=mmap_module.ACCESS_READ)
-            buffer = np.frombuffer(mapped, np.uint8)
-        else:
-            buffer = _aligned(size)
-            buffer = buffer[: file.readinto(buffer.data)]  # shorter if it shrank meanwhile
-    return decode(buffer, source=str(path), max_decoded=max_decoded)
+            return np.frombuffer(mapped, np.uint8)
+        buffer = _aligned(size)
+        return buffer[: file.readinto(buffer.data)]  # shorter if it shrank meanwhile
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:
@@ -216,7 +196,9 @@ def decode(
     image = np.frombuffer(buffer, np.uint8) if not isinstance(buffer, np.ndarray) else buffer
     try:
         meta, sections = parse_image(image, max_decoded)
-        plan = _assemble(meta, {section.name: _array(image, section) for section in sections})
+        plan = _assemble(
+            meta, {section.name: decode_section(image, section) for section in sections}
+        )
         check_ranges(plan)
         if plan.digest != meta["digest"]:
             raise PlanCorruptError(f"meta.digest is {meta['digest']}, the content's {plan.digest}")
@@ -225,33 +207,20 @@ def decode(
     return plan
 
 
-def _array(image: npt.NDArray[np.uint8], section: Section) -> npt.NDArray[Any]:
-    content = image[section.offset : section.stop]
-    if xxhash.xxh3_64_intdigest(content.data) != section.check:
+def decode_section(image: npt.NDArray[np.uint8], section: Section) -> npt.NDArray[Any]:
+    """The array of a section, once its checksum and its size hold.
+
+    Raises:
+        PlanCorruptError: they do not.
+    """
+    stored = image[section.offset : section.stop]
+    if xxhash.xxh3_64_intdigest(stored.data) != section.check:
         raise PlanCorruptError(f"{section.place}: the checksum does not hold")
-    if section.codec != RAW:
-        content = np.frombuffer(_decompressed(content, section), np.uint8)
-    elif section.nbytes != section.decoded:
-        raise PlanCorruptError(
-            f"{section.place}: expected {section.decoded} bytes, got {section.nbytes}"
-        )
-    array = content.view(DTYPES[section.dtype])
-    if section.codec == DELTA:
-        array = np.cumsum(array, dtype=array.dtype)
-    return array.reshape(section.shape)
-
-
-def _decompressed(content: npt.NDArray[np.uint8], section: Section) -> bytes:
-    """One zstd frame of the section's size; the declared one is compared before allocating."""
-    size, where = section.decoded, section.place
+    dtype = DTYPES[section.dtype]
     try:
-        if zstandard.get_frame_parameters(content.data).content_size != size or not size:
-            raise PlanCorruptError(f"{where}: the zstd frame is not of {size} bytes")
-        return zstandard.ZstdDecompressor().decompress(
-            content.data, max_output_size=size, allow_extra_data=False
-        )
-    except zstandard.ZstdError as error:
-        raise PlanCorruptError(f"{where}: not a zstd frame: {error}") from None
+        return decompress(section.codec, stored, dtype, section.shape)
+    except ValueError as error:
+        raise PlanCorruptError(f"{section.place}: {error}") from None
 
 
 def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:
@@ -276,6 +245,7 @@ def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:
         dkv=dkv,
         splash_fwd=_tables("splash_fwd", arrays),
         splash_dkv=_tables("splash_dkv", arrays),
+        row_bounds=_row_bounds(meta["row_intervals"], arrays),
         canonical=meta["canonical"],
         compiler=meta["compiler"],
     )
@@ -311,3 +281,13 @@ def _tables(name: str, arrays: _Arrays) -> SplashTables | None:
         mask_next=arrays.pop(f"{name}.mask_next", None),
         block_mask=_taken(f"{name}.block_mask", arrays),
     )
+
+
+def _row_bounds(intervals: list[int], arrays: _Arrays) -> RowBounds | None:
+    if not intervals:
+        return None
+    q, kv = (
+        _taken(f"row_bounds.{side}", arrays) if most <= MAX_INTERVALS else None
+        for side, most in zip(("q", "kv"), intervals, strict=True)
+    )
+    return RowBounds(q_intervals=intervals[0], kv_intervals=intervals[1], q=q, kv=kv)

@@ -25,19 +25,17 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from maskc_cache.codec import CODECS
 from maskc_cache.errors import NotAPlanError, PlanCorruptError, PlanError, PlanVersionError
 from maskc_cache.plan import key_of, pack
 
 __all__ = [
     "ALIGNMENT",
-    "DELTA",
     "DTYPES",
     "MAGIC",
     "MAJOR",
     "MAX_HEADER",
     "MINOR",
-    "RAW",
-    "ZSTD",
     "Section",
     "build_image",
     "parse_image",
@@ -47,11 +45,11 @@ MAGIC = b"\x89MKP\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
 ALIGNMENT = 64
 MAX_HEADER = 256 << 10
-RAW, ZSTD, DELTA = 0, 1, 2
 DTYPES = {name: np.dtype(f"<{name}") for name in ("i1", "i2", "i4", "u1")}
 
 _PREAMBLE = struct.Struct("<8sHHIQII16s8xQ")
 _MAX_SECTIONS = 256
+_MAX_FIELDS = 64  # of "meta"; later minor versions add some
 _MAX_ELEMENTS = 1 << 40  # of an array, empty dimensions aside; numpy can address as many
 _META = {
     "blocks": list,
@@ -63,6 +61,7 @@ _META = {
     "kv_len": int,
     "q_len": int,
     "q_seq_shards": int,
+    "row_intervals": list,
 }
 
 
@@ -74,7 +73,7 @@ class Section:
         name: of the array, as `Plan.arrays` gives it.
         dtype: one of `DTYPES`.
         shape: of the decoded array.
-        codec: `RAW`, `ZSTD` or `DELTA`.
+        codec: one of `codec.CODECS`.
         offset: of the stored bytes in the file.
         nbytes: how many bytes are stored.
         check: their XXH3-64.
@@ -216,7 +215,13 @@ def _checked_header(image: npt.NDArray[np.uint8]) -> tuple[int, int, bytes]:
 def _parsed_header(header: bytes) -> tuple[dict[str, Any], list[Any]]:
     """The header's two parts. One spelling only: they must encode back to the same bytes."""
     try:
-        document = msgpack.unpackb(header, strict_map_key=True, max_ext_len=0)
+        document = msgpack.unpackb(
+            header,
+            strict_map_key=True,
+            max_array_len=_MAX_SECTIONS,
+            max_map_len=_MAX_FIELDS,
+            max_ext_len=0,
+        )
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise PlanCorruptError(f"the header is not msgpack: {error}") from None
     if type(document) is not dict or document.keys() != {"meta", "sections"}:
@@ -243,10 +248,14 @@ def _check_meta(meta: dict[str, Any], minor: int) -> None:
     blocks = meta["blocks"]
     if len(blocks) != 3 or any(type(pair) is not list or len(pair) != 2 for pair in blocks):
         raise PlanCorruptError("meta.blocks: expected three pairs")
+    if len(meta["row_intervals"]) not in {0, 2}:
+        raise PlanCorruptError("meta.row_intervals: expected two numbers or none")
     numbers = [meta[name] for name, kind in _META.items() if kind is int]
     numbers += [number for pair in blocks for number in pair]
     if any(type(number) is not int or not 0 < number < 2**31 for number in numbers):
         raise PlanCorruptError("the header's meta has a number out of range")
+    if any(type(number) is not int or not 0 <= number < 2**31 for number in meta["row_intervals"]):
+        raise PlanCorruptError("meta.row_intervals: a number out of range")
     if key_of(meta["canonical"]) != meta["key"]:
         raise PlanCorruptError("meta.key is not the key of meta.canonical")
 
@@ -256,7 +265,7 @@ def _section(row: object) -> Section:
     if type(row) is not list or [type(value) for value in row] != types:
         raise PlanCorruptError("the section table has a row of wrong types")
     section = Section(*row)
-    if section.dtype not in DTYPES or section.codec not in {RAW, ZSTD, DELTA}:
+    if section.dtype not in DTYPES or section.codec not in CODECS:
         raise PlanVersionError(
             f"{section.name}: dtype {section.dtype!r} or codec {section.codec}, "
             "which this maskc lacks"
@@ -274,11 +283,12 @@ def _check_layout(image: npt.NDArray[np.uint8], end: int, sections: list[Section
     names = [section.name for section in sections]
     if sorted(set(names)) != names:
         raise PlanCorruptError("the sections are not in name order")
+    content = image.data
     for section in sections:
         start = _aligned(end)
         if section.offset != start or not 0 <= section.nbytes <= len(image) - start:
             raise PlanCorruptError(f"{section.place}: does not lie where sections must")
-        if image[end:start].any():
+        if any(content[end:start]):
             raise PlanCorruptError(f"bytes {end} to {start - 1} are not zero")
         end = section.stop
     if end != len(image):

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "MAX_INTERVALS",
     "BlockLists",
     "BlockState",
     "Direction",
     "Plan",
+    "RowBounds",
     "SplashMaskInfo",
     "SplashTables",
     "blocks_along",
@@ -38,6 +40,9 @@ IntArray = npt.NDArray[np.signedinteger[Any]]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 Direction = Literal["fwd", "dq", "dkv"]
+
+MAX_INTERVALS = 2
+"""Intervals per row up to which comparing positions beats loading the bits of a block."""
 
 
 class BlockState(enum.IntEnum):
@@ -175,6 +180,32 @@ class SplashTables:
     block_mask: IntArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RowBounds:
+    """The mask as intervals of each row, for kernels that apply it without stored blocks.
+
+    A side has bounds if no row of any mask has more than two intervals: a mask may be one interval
+    for each query and many for a key. They hold whole rows, so one set serves every blocking.
+
+    Query `i` of mask `m` attends `kv` iff `q[m, 0, i] <= kv < q[m, 1, i]`, or
+    `q[m, 2, i] <= kv < q[m, 3, i]` if there is a second interval; likewise key `j` is attended by
+    queries between the entries of `kv[m, :, j]`. Intervals ascend, apart by one position or more.
+    One that is missing is `[0, 0)`, so zeros beyond the length mean rows that attend nothing.
+    Neighboring rows lie side by side in memory.
+
+    Attributes:
+        q_intervals: most intervals of keys that any query attends.
+        kv_intervals: most intervals of queries that any key is attended by.
+        q: int32 [masks, 2 * max(q_intervals, 1), q_len], or None if that is more than 2 intervals.
+        kv: int32 [masks, 2 * max(kv_intervals, 1), kv_len], or None likewise.
+    """
+
+    q_intervals: int
+    kv_intervals: int
+    q: IntArray | None
+    kv: IntArray | None
+
+
 _LISTS = tuple(field.name for field in fields(BlockLists)[2:])
 _TABLES = tuple(field.name for field in fields(SplashTables))
 
@@ -197,6 +228,7 @@ class Plan:
         dkv: block lists of the dkv pass; rows are kv blocks.
         splash_fwd: splash attention's forward tables, or None if the plan leaves them out.
         splash_dkv: its dkv tables, or None.
+        row_bounds: the intervals of each row, or None if the plan leaves them out.
         canonical: the canonical form that was compiled, with every parameter (msgpack). Its hash
             is the key; comparing it is what makes a cache hit certain.
         compiler: the maskc version that wrote the plan. Not part of its identity.
@@ -212,6 +244,7 @@ class Plan:
     dkv: BlockLists
     splash_fwd: SplashTables | None
     splash_dkv: SplashTables | None
+    row_bounds: RowBounds | None
     canonical: bytes
     compiler: str
 
@@ -229,6 +262,12 @@ class Plan:
         """Number of unique masks among the heads."""
         return int(self.head_mask.max()) + 1
 
+    @property
+    def row_intervals(self) -> tuple[int, int] | None:
+        """Most intervals of one query and of one key; None if the plan has no row bounds."""
+        bounds = self.row_bounds
+        return None if bounds is None else (bounds.q_intervals, bounds.kv_intervals)
+
     @functools.cached_property
     def key(self) -> str:
         """The cache key: 32 hex digits over `canonical`."""
@@ -244,6 +283,7 @@ class Plan:
         state = xxhash.xxh3_128()
         state.update(repr((self.q_len, self.kv_len, self.head_shards, self.q_seq_shards)).encode())
         state.update(repr((self.fwd.blocks, self.dq.blocks, self.dkv.blocks)).encode())
+        state.update(repr(self.row_intervals).encode())
         for name, array in self.arrays():
             state.update(f"{name} {array.dtype.str} {array.shape}".encode())
             state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -297,6 +337,9 @@ class Plan:
             for field in _TABLES if tables else ():
                 if (array := getattr(tables, field)) is not None:
                     yield f"splash_{name}.{field}", array
+        for name in ("q", "kv"):
+            if self.row_bounds and (array := getattr(self.row_bounds, name)) is not None:
+                yield f"row_bounds.{name}", array
 
     def splash(
         self,

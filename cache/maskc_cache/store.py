@@ -1,7 +1,8 @@
 """A directory of plan files by key: publish once, read verified, never half a file.
 
     <root>/v<major>/<first two digits>/<key>.plan
-    <root>/v<major>/quarantine/          what turned out to be damaged
+    <root>/v<major>/quarantine/          what turned out to be damaged, for an hour
+    <root>/v<major>/gc.lock              held while old plans are removed (see `evict`)
 
 The first writer of a key wins, and others keep their own bytes. Readers take no lock. Plans of more
 than `MAX_DECODED` bytes are not kept, since readers would refuse them.
@@ -12,67 +13,108 @@ from __future__ import annotations
 import errno
 import os
 import re
-import uuid
-from dataclasses import dataclass
+import stat
+import time
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-import platformdirs
-
-from maskc_cache.errors import PlanError, StoreError
+from maskc_cache.check import verify
+from maskc_cache.entry import Collected, Entry
+from maskc_cache.errors import PlanCorruptError, PlanError, StoreError
 from maskc_cache.format import MAJOR, MAX_DECODED, encode, read_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from maskc_cache.evict import Collector
     from maskc_cache.plan import Plan
 
-__all__ = ["Entry", "Store", "default_root"]
+__all__ = ["DEFAULT_MAX_BYTES", "Store", "default_root"]
+
+DEFAULT_MAX_BYTES = 1 << 30
+"""The bound of a store that names no other, or 5 % of the disk if that is less."""
 
 _KEY = re.compile(r"[0-9a-f]{32}")
+_TOUCH_AFTER = 3600.0  # seconds; a hit on a plan used since writes nothing
 _MISSES = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EACCES, errno.EPERM}
-_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
-_NOT_A_FILE = {errno.ELOOP, errno.EISDIR}  # a planted link or directory
-_NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_NO_PROC = {errno.ENOENT, errno.EXDEV}
+_NOT_A_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO}  # a planted link, directory or socket
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def default_root() -> Path:
     """`$MASKC_CACHE`, or the user's cache directory."""
-    chosen = os.environ.get("MASKC_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("maskc")
+    if chosen := os.environ.get("MASKC_CACHE"):
+        return Path(chosen)
+    import platformdirs
+
+    return platformdirs.user_cache_path("maskc")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A plan file of a store.
+def _default_max_bytes() -> int | None:
+    """`$MASKC_CACHE_MAX_BYTES`, if it is set."""
+    if not (text := os.environ.get("MASKC_CACHE_MAX_BYTES")):
+        return None
+    try:
+        return _checked_bound(int(text))
+    except ValueError:
+        raise StoreError(
+            f"MASKC_CACHE_MAX_BYTES: expected a number of bytes, like 2_000_000_000, got {text!r}"
+        ) from None
 
-    Attributes:
-        key: its key.
-        path: the file.
-        nbytes: its size.
-        mtime: when it was published, seconds since the epoch.
-    """
 
-    key: str
-    path: Path
-    nbytes: int
-    mtime: float
+def _checked_bound(max_bytes: int) -> int:
+    if max_bytes < 0:
+        raise ValueError(f"max_bytes: expected 0 or more, got {max_bytes}")
+    return max_bytes
 
 
 class Store:
-    """A content-addressed directory of plan files.
+    """A content-addressed directory of plan files, kept within a bound.
 
     Args:
         root: the directory; None is `default_root()`. It is made when the first plan is put.
+        max_bytes: space on disk that the plans may take. When a publication crosses it, the plans
+            used least recently are removed until 90 % are left. None is `$MASKC_CACHE_MAX_BYTES`,
+            or else 1 GiB or 5 % of the disk, whichever is less.
+
+    Raises:
+        ValueError: `max_bytes` is negative.
+        StoreError: `$MASKC_CACHE_MAX_BYTES` is not a number.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str] | None = None, *, max_bytes: int | None = None
+    ) -> None:
         self.root = Path(root) if root is not None else default_root()
         self._home = self.root / f"v{MAJOR}"
+        self._quarantine = self._home / "quarantine"
+        self._bound = _default_max_bytes() if max_bytes is None else _checked_bound(max_bytes)
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
+
+    @cached_property
+    def _collector(self) -> Collector:
+        from maskc_cache.evict import Collector  # a hit needs none
+
+        return Collector(self._home, self._quarantine)
+
+    def _set_aside(self, path: Path) -> None:
+        from maskc_cache.evict import set_aside
+
+        set_aside(path, self._quarantine)
+
+    @property
+    def max_bytes(self) -> int:
+        """The bound, in bytes on disk."""
+        if self._bound is not None:
+            return self._bound
+        try:
+            disk = os.statvfs(self.root)
+        except OSError:
+            return DEFAULT_MAX_BYTES
+        return min(DEFAULT_MAX_BYTES, disk.f_blocks * disk.f_frsize // 20)
 
     def path(self, key: str) -> Path:
         """Where the plan of a key is, or would be.
@@ -87,7 +129,7 @@ class Store:
     def has(self, key: str) -> bool:
         """Whether there is a file for the key; only `get` tells whether it is good."""
         try:
-            return self.path(key).is_file()
+            return stat.S_ISREG(self.path(key).stat(follow_symlinks=False).st_mode)
         except OSError:
             return False
 
@@ -106,23 +148,36 @@ class Store:
         """
         path = self.path(key)
         try:
-            plan = read_plan(path, mmap=mmap, follow_symlinks=False)
+            plan = self._read(key, path, mmap=mmap)
+            used = path.stat().st_mtime
         except PlanError:
-            self._quarantine(path)
+            self._set_aside(path)
             return None
         except OSError as error:
             if error.errno in _NOT_A_FILE:
-                self._quarantine(path)
+                self._set_aside(path)
             elif error.errno not in _MISSES:
                 raise StoreError(f"{path}: {error.strerror}") from error
             return None
-        if plan.key != key:
-            self._quarantine(path)
+        except MemoryError:
+            raise StoreError(f"{path}: not enough memory to read it") from None
+        if canonical not in {None, plan.canonical}:
             return None
-        return plan if canonical in {None, plan.canonical} else None
+        if not 0 <= time.time() - used <= _TOUCH_AFTER:
+            self.touch(key)
+        return plan
+
+    @staticmethod
+    def _read(key: str, path: Path, *, mmap: bool = False) -> Plan:
+        plan = read_plan(path, mmap=mmap, follow_symlinks=False)
+        if plan.key != key:
+            raise PlanCorruptError(f"{path}: holds the plan of another key, {plan.key}")
+        return plan
 
     def put(self, plan: Plan) -> Path:
         """Publish a plan, unless its key is there already.
+
+        On a full disk old plans are removed to make room, once.
 
         Returns:
             The file of the key.
@@ -132,14 +187,45 @@ class Store:
         """
         path = self.path(plan.key)
         try:
-            if not path.is_file():
-                image = _image(plan)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _publish(image, path)
+            if not self.has(plan.key):
+                self._publish(_image(plan), path)
         except (OSError, PlanError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StoreError(f"{path}: {reason}") from error
         return path
+
+    def _publish(self, image: bytes, path: Path) -> None:
+        try:
+            made = self._publish_once(image, path)
+        except OSError as error:
+            if error.errno in _FULL:
+                self._collector.collect(self.max_bytes, free=4 * len(image))
+            elif error.errno != errno.ENOENT:  # another process on a full disk took our folder
+                raise
+            made = self._publish_once(image, path)
+        if made:
+            self._collector.after_publication(path, self.max_bytes)
+
+    def _publish_once(self, image: bytes, path: Path) -> bool:
+        """Publish where a folder is or can be, and nothing but a plan is in the entry's place."""
+        from maskc_cache.publish import publish
+
+        for place, is_right in ((path.parent, stat.S_ISDIR), (path, stat.S_ISREG)):
+            try:
+                if not is_right(place.stat(follow_symlinks=False).st_mode):
+                    self._set_aside(place)
+            except FileNotFoundError:
+                pass
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return publish(image, path)
+
+    def touch(self, key: str) -> bool:
+        """Count a plan as used now; whether there is one that lets us."""
+        try:
+            os.utime(self.path(key), follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def remove(self, key: str) -> bool:
         """Forget a plan; whether there was one. Who has it open keeps it.
@@ -158,26 +244,51 @@ class Store:
 
     def list(self) -> Iterator[Entry]:
         """The entries, in the order of their keys."""
-        for path in sorted(self._home.glob("??/*.plan")):
-            if _KEY.fullmatch(path.stem) and path == self.path(path.stem):
-                try:
-                    status = path.stat()
-                except OSError:
-                    continue  # removed since it was listed, or not ours to see
-                yield Entry(path.stem, path, status.st_size, status.st_mtime)
+        from maskc_cache.evict import entries
+
+        for key, path, status in sorted(entries(self._home), key=lambda entry: entry[0]):
+            yield Entry(key, path, status.st_size, status.st_mtime)
 
     def find(self, prefix: str) -> Sequence[str]:
         """The keys that begin with `prefix`."""
         return [entry.key for entry in self.list() if entry.key.startswith(prefix)]
 
-    def _quarantine(self, path: Path) -> None:
-        """Move a damaged entry aside; if even that fails it stays a miss."""
-        aside = self._home / "quarantine"
+    def verify(self) -> Iterator[tuple[Entry, str | None]]:
+        """Each entry with what is wrong with it, or None; every invariant is checked.
+
+        A damaged file is moved to the quarantine, as by `get`. One that cannot be read stays.
+        """
+        for entry in self.list():
+            try:
+                verify(self._read(entry.key, entry.path))
+            except PlanError as error:
+                self._set_aside(entry.path)
+                yield entry, str(error)
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # removed since it was listed
+                    yield entry, f"{entry.path}: {error.strerror}"
+            else:
+                yield entry, None
+
+    def gc(self, max_bytes: int | None = None) -> Collected:
+        """Remove the plans used least recently while there are too many, and old leavings.
+
+        Args:
+            max_bytes: another bound than the store's, for this once.
+
+        Raises:
+            ValueError: `max_bytes` is negative.
+            StoreError: the directory cannot be written.
+        """
+        bound = self.max_bytes if max_bytes is None else _checked_bound(max_bytes)
         try:
-            aside.mkdir(exist_ok=True)
-            path.rename(aside / f"{path.stem}.{uuid.uuid4().hex}")
-        except OSError:
-            return
+            if not self._home.is_dir():
+                return Collected(0, 0, 0, 0, 0)
+            collected = self._collector.collect(bound)
+        except OSError as error:
+            raise StoreError(f"{self.root}: {error.strerror}") from error
+        assert collected is not None  # noqa: S101  # only a polite collection may be left to others
+        return collected
 
 
 def _image(plan: Plan) -> bytes:
@@ -185,52 +296,3 @@ def _image(plan: Plan) -> bytes:
     if size > MAX_DECODED:
         raise PlanError(f"{size:,} bytes decoded, more than the {MAX_DECODED:,} that readers take")
     return encode(plan)
-
-
-def _publish(image: bytes, path: Path) -> None:
-    """Make `path` hold `image` in one step, or leave it to whoever was first."""
-    try:
-        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno not in _NO_TMPFILE:
-            raise
-        _publish_named(image, path)
-        return
-    with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-        _write(file, image)
-        try:
-            # src_dir_fd has no meaning for an absolute path, but with one Python calls linkat,
-            # which unlike link follows the magic link to the unnamed file
-            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
-        except FileExistsError:
-            return
-        except OSError as error:
-            if error.errno not in _NO_LINK | _NO_PROC:
-                raise
-            _publish_named(image, path)
-
-
-def _publish_named(image: bytes, path: Path) -> None:
-    """The same through a file with a name of its own."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-            _write(file, image)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-        except OSError as error:
-            if error.errno not in _NO_LINK:
-                raise
-            temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write(file: BinaryIO, image: bytes) -> None:
-    """All bytes to the disk: a name must not appear before what it names."""
-    file.write(image)
-    file.flush()
-    os.fdatasync(file.fileno())

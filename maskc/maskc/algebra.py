@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import final
 
 from maskc import checks
 from maskc.errors import MaskArgumentError
 
-__all__ = ["And", "Mask", "MultiHead", "Not", "Or", "Plain", "Xor", "check_operands"]
+__all__ = ["And", "Mask", "MultiHead", "Not", "Or", "Plain", "Xor", "check_operands", "per_batch"]
 
 
 class Mask:
@@ -145,6 +145,39 @@ class MultiHead(Mask):
             raise checks.fail("MultiHead.masks", "one mask or more", masks)
         check_operands(self, masks)
         self._set("masks", masks)
+
+
+def per_batch(rows: Iterable[Mask], heads: int | None = None) -> MultiHead:
+    """A mask for each batch row and head, of a batch that is folded into the heads.
+
+    Query head h of batch row b is head `b * heads + h`, which is where
+    `q.reshape(1, batch * heads, q_len, head_dim)` has it; keys and values fold likewise, fewer
+    heads of them too. Rows and heads that share a mask share its part of the plan.
+
+    Args:
+        rows: the mask of each batch row, for all its heads or as a `MultiHead`.
+        heads: query heads of a batch row; None is as many as a `MultiHead` among the rows has,
+            else 1.
+
+    Raises:
+        MaskArgumentError: no row, a row that is no mask, or a `MultiHead` of other than `heads`.
+    """
+    batch = tuple(rows)
+    if not batch:
+        raise checks.fail("per_batch.rows", "one mask or more", batch)
+    if heads is None:
+        heads = next((len(row.masks) for row in batch if isinstance(row, MultiHead)), 1)
+    checks.at_least("per_batch.heads", heads, 1)
+    masks: list[Mask] = []
+    for b, row in enumerate(batch):
+        own = row.masks if isinstance(row, MultiHead) else (row,) * heads
+        if len(own) != heads:
+            raise MaskArgumentError(
+                f"per_batch.rows: expected a MultiHead of heads={heads} masks, "
+                f"got {len(own)} in row {b}"
+            )
+        masks.extend(own)
+    return MultiHead(masks)
 
 
 def check_operands(node: Mask, masks: tuple[object, ...]) -> None:

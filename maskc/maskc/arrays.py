@@ -33,6 +33,14 @@ class FrozenArray:
         self.array = np.array(array, order="C", copy=True)
         self.array.flags.writeable = False
 
+    @classmethod
+    def adopt(cls, array: npt.NDArray[Any]) -> FrozenArray:
+        """The array itself, in C order and from now on read-only: whoever made it gives it away."""
+        frozen = cls.__new__(cls)
+        frozen.array = np.ascontiguousarray(array)
+        frozen.array.flags.writeable = False
+        return frozen
+
     @functools.cached_property
     def sha256(self) -> bytes:
         """32 bytes that stand for the content in canonical forms."""

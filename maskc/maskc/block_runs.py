@@ -42,8 +42,8 @@ class MaskBlocks:
 
     @property
     def work(self) -> int:
-        """Rows and runs, by which to choose between plain and compiled loops."""
-        return len(self.ptr) + len(self.runs)
+        """What one pass over the rows and runs costs, as `jit.loops_for` counts."""
+        return 2 * (len(self.ptr) + len(self.runs))
 
 
 def turned(

@@ -1,4 +1,4 @@
-"""The blocking of a mask: lengths and block sizes."""
+"""The blocking of a mask: how its elements are cut into blocks."""
 
 from __future__ import annotations
 
@@ -34,3 +34,13 @@ class BlockGrid:
     def nk(self) -> int:
         """Blocks along the keys."""
         return blocks_along(self.kv_len, self.block_kv)
+
+    @property
+    def width(self) -> int:
+        """Bytes of one row of a block, one bit per key."""
+        return -(-self.block_kv // 8)
+
+    @property
+    def transposed(self) -> BlockGrid:
+        """The same blocks with queries and keys swapped."""
+        return BlockGrid(self.kv_len, self.q_len, self.block_kv, self.block_q)

@@ -41,6 +41,8 @@ def fail(where: str, expected: str, got: object) -> MaskArgumentError:
 
 def integer(where: str, value: Any) -> int:
     """`value` as a Python int; numpy integers are welcome, bools and floats are not."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise fail(where, "an integer", value)
     return int(value)
@@ -48,8 +50,8 @@ def integer(where: str, value: Any) -> int:
 
 def optional_integer(where: str, value: Any) -> int | None:
     """`value` as an int, or None, which means unbounded."""
-    if value is None:
-        return None
+    if value is None or type(value) is int:
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise fail(where, "an integer or None", value)
     return int(value)

@@ -1,36 +1,55 @@
-"""The `maskc` command."""
+"""The `maskc` command. What a cache hit does not need is imported where it is used."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from maskc.compile import compile_cached
-from maskc.lower import Progress
-from maskc.smem import splash_problem
-from maskc.spec import load_spec
-from maskc.summary import PlanSummary, render, summarize
 from maskc.version import __version__
-from maskc_cache.errors import MaskcError
-from maskc_cache.format import read_plan, write_plan
-from maskc_cache.plan import Plan
-from maskc_cache.store import Store
+from maskc_cache.errors import MaskcError, StoreError
+from maskc_cache.plan import Plan, key_of
+from maskc_cache.tiers import Tiers, open_tiers
 
-__all__ = ["cli", "main"]
+if TYPE_CHECKING:
+    from maskc.evaluated import Progress
+    from maskc.spec_memo import SpecMemo
+
+__all__ = ["cache_option", "cli", "compile_plans", "json_option", "main", "warn"]
 
 _HIT = "hit: loaded from the cache"
 _BAR_AFTER = 0.5  # seconds of work before a progress bar is worth its line
+_LATE = ("cache", "verify")  # commands of cli_cache
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+cache_option = click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Cache directory [default: $MASKC_CACHE, or the user's cache directory].",
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands, of which those about the cache are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_LATE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _LATE:
+            from maskc import cli_cache
+
+            return cli_cache.cache if cmd_name == "cache" else cli_cache.verify_command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="maskc")
 def cli() -> None:
     """Compile attention masks to block-sparse plans, exactly and once."""
@@ -45,14 +64,9 @@ def cli() -> None:
     metavar="DIR",
     help="Also write each plan to DIR/<plan name>.plan.",
 )
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Cache directory [default: $MASKC_CACHE, or the user's cache directory].",
-)
+@cache_option
 @click.option("--plan", metavar="NAME", help="Compile only the plan of this name.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@json_option
 @click.option("--force", is_flag=True, help="Compile even what the cache already has.")
 def compile_command(
     spec: Path,
@@ -67,40 +81,94 @@ def compile_command(
 
     A plan that the cache already has is not compiled again.
     """
-    store = Store(cache)
+    from maskc.smem import splash_problem
+    from maskc.summary import PlanSummary, render, summarize
+
+    tiers = open_tiers(cache, upload=True, warn=warn)
     columns: list[tuple[str, PlanSummary, dict[str, str]]] = []
     records: list[dict[str, Any]] = []
-    for name, request in load_spec(spec, plan).items():
-        started = time.perf_counter()
-        with _progress(name) as progress:
-            compiled, hit = compile_cached(
-                request, store, progress=progress, warn=_warn, force=force
-            )
-        seconds = time.perf_counter() - started
+    for name, compiled, hit, seconds in compile_plans(spec, plan, tiers, force=force):
         if problem := splash_problem(compiled):
-            _warn(f"plan {name}: {problem}")
-        path = store.path(compiled.key) if store.has(compiled.key) else None
+            warn(f"plan {name}: {problem}")
+        path = tiers.local.path(compiled.key)
         if output is not None:
             path = _write(compiled, output / f"{name}.plan")
+        size = _size(path)
         summary = summarize(compiled)
         extra = {
-            "file": f"{path} ({path.stat().st_size:,} B)" if path else "not written",
+            "file": f"{path} ({size:,} B)" if size is not None else "not written",
             "time": f"{seconds * 1e3:.1f} ms ({_HIT if hit else 'compiled'})",
         }
         columns.append((name, summary, extra))
         records.append(
-            {"plan": name, "hit": hit, "seconds": seconds, "file": str(path) if path else None}
-            | {"file_bytes": path.stat().st_size if path else None}
+            {"plan": name, "hit": hit, "seconds": seconds}
+            | {"file": str(path) if size is not None else None, "file_bytes": size}
             | summary.as_dict()
         )
-    click.echo(json.dumps(records, indent=2) if as_json else render(columns))
+    if as_json:
+        import json
+
+        click.echo(json.dumps(records, indent=2))
+    else:
+        click.echo(render(columns))
 
 
-def _warn(message: str) -> None:
+def compile_plans(
+    spec: Path, plan: str | None, tiers: Tiers, *, force: bool = False
+) -> Iterator[tuple[str, Plan, bool, float]]:
+    """Name, plan, whether it was a hit, and seconds taken, for each plan of a spec file."""
+    from maskc.spec_file import read_bytes
+    from maskc.spec_memo import SpecMemo
+
+    memo = SpecMemo(tiers.local, read_bytes(spec), plan)
+    if not force and (known := _known(memo, tiers)) is not None:
+        yield from known
+        return
+    from maskc.compile import compile_cached
+    from maskc.spec import read_spec
+
+    read = read_spec(spec, plan)
+    for name, request in read.requests.items():
+        started = time.perf_counter()
+        with _progress(name) as progress:
+            compiled, hit = compile_cached(
+                request, tiers, progress=progress, warn=warn, force=force
+            )
+        yield name, compiled, hit, time.perf_counter() - started
+    memo.remember(read)
+
+
+def _known(memo: SpecMemo, tiers: Tiers) -> list[tuple[str, Plan, bool, float]] | None:
+    """The plans of a spec whose meaning is known, if the cache has all of them."""
+    found = []
+    for name, canonical in memo.recall() or ():
+        started = time.perf_counter()
+        try:
+            plan = tiers.get(key_of(canonical), canonical)
+        except StoreError:
+            return None  # compiling says what is wrong
+        if plan is None:
+            return None
+        found.append((name, plan, True, time.perf_counter() - started))
+    return found or None
+
+
+def warn(message: str) -> None:
+    """Tell the user something that does not stop the command."""
     click.echo(f"maskc: warning: {message}", err=True)
 
 
+def _size(path: Path) -> int | None:
+    """A file's size; None if there is none, which others may have removed by now."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def _write(plan: Plan, path: Path) -> Path:
+    from maskc_cache.format import write_plan
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_plan(plan, path)
@@ -128,23 +196,22 @@ def _progress(name: str) -> Iterator[Progress]:
 
 @cli.command("show")
 @click.argument("plan", metavar="PLAN|KEY")
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Cache directory to look a KEY up in [default: $MASKC_CACHE, or the user's].",
-)
+@cache_option
 @click.option("--head", default=0, show_default=True, help="The head whose blocks are drawn.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table and a map.")
+@json_option
 def show_command(plan: str, cache: Path | None, head: int, *, as_json: bool) -> None:
     """Show what a plan holds, and a map of its blocks.
 
     PLAN is a plan file; KEY is a cache key, or the first digits of one.
     """
-    loaded, path = _open(plan, Store(cache))
-    summary = summarize(loaded)
-    size = path.stat().st_size
+    from maskc.cli_cache import find_plan
+    from maskc.summary import render, summarize
+
+    loaded, path = find_plan(plan, open_tiers(cache).local)
+    summary, size = summarize(loaded), _size(path) or 0
     if as_json:
+        import json
+
         click.echo(
             json.dumps({"file": str(path), "file_bytes": size} | summary.as_dict(), indent=2)
         )
@@ -156,28 +223,6 @@ def show_command(plan: str, cache: Path | None, head: int, *, as_json: bool) -> 
     click.echo(render([(path.name, summary, {"file": f"{path} ({size:,} B)"})]))
     click.echo(f"\nblocks of head {head}, queries downwards, keys to the right")
     click.echo(f"{render_block_map(loaded, head)}\n{LEGEND}")
-
-
-def _open(ref: str, store: Store) -> tuple[Plan, Path]:
-    """A plan by file or by key, and the file that it came from."""
-    path = Path(ref)
-    if path.is_file():
-        return read_plan(path), path
-    if not re.fullmatch(r"[0-9a-f]{1,32}", ref):
-        raise MaskcError(
-            f"{ref}: no such file, and not a key; expected a plan file or a key of 32 hex digits "
-            "(run 'maskc compile SPEC' to make one)"
-        )
-    keys = store.find(ref)
-    if len(keys) > 1:
-        raise MaskcError(f"{ref}: {len(keys)} plans in {store.root} have keys that begin like this")
-    plan = store.get(keys[0]) if keys else None
-    if plan is None:
-        raise MaskcError(
-            f"{ref}: no plan with this key in {store.root}; run 'maskc compile SPEC', "
-            "or name the right directory with --cache"
-        )
-    return plan, store.path(plan.key)
 
 
 def main() -> None:

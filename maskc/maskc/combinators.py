@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
+
 from maskc import checks
 from maskc.algebra import Mask, Plain, check_operands
-from maskc.arrays import ArrayArgument, frozen_integers
+from maskc.arrays import ArrayArgument, FrozenArray, frozen_integers
 
 __all__ = ["Kron", "Remap", "Shift", "Transpose"]
 
@@ -58,6 +60,14 @@ class Transpose(Plain):
         check_operands(self, (self.mask,))
 
 
+def _positions(where: str, values: ArrayArgument) -> FrozenArray:
+    """Positions, of which all negative ones are padding, and so -1."""
+    positions = frozen_integers(where, values)
+    if positions.array.min() >= -1:
+        return positions
+    return FrozenArray(np.maximum(positions.array, np.int32(-1)))
+
+
 @final
 @dataclass(frozen=True, slots=True, repr=False)
 class Remap(Plain):
@@ -83,10 +93,9 @@ class Remap(Plain):
 
     def __post_init__(self) -> None:
         check_operands(self, (self.mask,))
-        self._set("q_positions", frozen_integers(self._where("q_positions"), self.q_positions))
+        self._set("q_positions", _positions(self._where("q_positions"), self.q_positions))
         if self.kv_positions is not None:
-            where = self._where("kv_positions")
-            self._set("kv_positions", frozen_integers(where, self.kv_positions))
+            self._set("kv_positions", _positions(self._where("kv_positions"), self.kv_positions))
         keys = self.q_positions if self.kv_positions is None else self.kv_positions
         for name, positions in (("q_len", self.q_positions), ("kv_len", keys)):
             if getattr(self, name) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
@@ -10,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from maskc.block_runs import MaskBlocks, lists_of, turned
 from maskc.blocking import BlockGrid
 from maskc.emit import splash_tables
+from maskc.evaluated import Progress
 from maskc.expr import Mask
-from maskc.lower import Progress, lower
+from maskc.lower import lower
 from maskc.request import CompileRequest
+from maskc.row_bounds import row_bounds
 from maskc.version import __version__
 from maskc_cache.errors import StoreError
 from maskc_cache.plan import Plan, SplashTables
 
 if TYPE_CHECKING:
-    from maskc_cache.store import Store
+    from maskc_cache.tiers import Tier
 
 __all__ = ["compile_cached", "compile_mask", "compile_request"]
 
@@ -73,7 +76,7 @@ def compile_request(
             return None
         return splash_tables(found[grid], columns[grid], grid, head_mask, request.layout, direction)
 
-    return Plan(
+    plan = Plan(
         q_len=request.q_len,
         kv_len=request.kv_len,
         head_mask=head_mask,
@@ -84,9 +87,13 @@ def compile_request(
         dkv=dkv,
         splash_fwd=tables("fwd", request.fwd_grid),
         splash_dkv=tables("dkv", request.dkv_grid),
+        row_bounds=None,
         canonical=request.canonical,
         compiler=__version__,
     )
+    if not request.row_bounds:
+        return plan
+    return dataclasses.replace(plan, row_bounds=row_bounds(masks, plan))
 
 
 def _advance(progress: Progress, before: int, total: int, done: int, _total: int) -> None:
@@ -96,7 +103,7 @@ def _advance(progress: Progress, before: int, total: int, done: int, _total: int
 
 def compile_cached(
     request: CompileRequest,
-    store: Store,
+    store: Tier,
     *,
     progress: Progress = lambda _done, _total: None,
     warn: Callable[[str], None] = warnings.warn,
@@ -108,7 +115,7 @@ def compile_cached(
 
     Args:
         request: what to compile.
-        store: where to look and to publish.
+        store: where to look and to publish: a `Store`, or `Tiers` of several.
         progress: as for `compile_request`.
         warn: told about a store that cannot be used; `warnings.warn` by default.
         force: compile even if the store has the plan.

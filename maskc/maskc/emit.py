@@ -78,7 +78,8 @@ def splash_tables(
     """
     masks, shrunk = _table_rows(head_mask, layout)
     fill = _fwd if direction == "fwd" else _dkv
-    tables = fill(_Slabs(blocks, columns, blocking, masks, layout, shrunk))
+    loops = loops_for(run_loops, blocks.work + len(columns.ptr))
+    tables = fill(_Slabs(blocks, columns, blocking, masks, layout, shrunk, loops))
     return SplashTables(tables[DATA], tables.get(MASK), tables[STATE])
 
 
@@ -104,6 +105,7 @@ class _Slabs:
         masks: int [rows], the mask of each table row.
         layout: as the caller wants it.
         shrunk: only blocks have cells.
+        loops: plain or compiled ones.
     """
 
     blocks: MaskBlocks
@@ -112,16 +114,12 @@ class _Slabs:
     masks: _Ints
     layout: SplashLayout
     shrunk: bool
+    loops: Any
 
     @property
     def keep(self) -> bool:
         """Whether padding holds what comes next."""
         return self.layout.prefetch == "keep"
-
-    @property
-    def loops(self) -> Any:
-        """Plain or compiled loops."""
-        return loops_for(run_loops, self.blocks.work + len(self.columns.ptr))
 
     @property
     def height(self) -> int:
@@ -131,6 +129,9 @@ class _Slabs:
     def heads(self) -> Iterator[tuple[slice, slice | None]]:
         """The table rows of each head shard, and earlier ones that are just the same."""
         count, seen = len(self.masks) // self.layout.head_shards, dict[bytes, slice]()
+        if count == len(self.masks):
+            yield slice(0, count), None
+            return
         for first in range(0, len(self.masks), count):
             rows = slice(first, first + count)
             masks = self.masks[rows].tobytes()
@@ -158,64 +159,69 @@ class _Slabs:
 def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
     """Tables whose lines are rows."""
     blocks, loops, (nq, nk) = slabs.blocks, slabs.loops, (slabs.blocking.nq, slabs.blocking.nk)
-    shards = [range(first, first + slabs.height) for first in range(0, nq, slabs.height)]
-    widths = [nk] * len(shards)
+    firsts, widths = range(0, nq, slabs.height), [nk] * slabs.layout.q_seq_shards
     if slabs.shrunk:
-        spans = (blocks.ptr[shard.start : shard.stop + 1] for shard in shards)
+        spans = (blocks.ptr[first : first + slabs.height + 1] for first in firsts)
         widths = [max(1, loops.longest(span, blocks.runs)) for span in spans]
+    width = max(widths)
     largest = max(int(blocks.runs[:, 1].max(initial=1)) - 1, 0)
-    tables = slabs.tables((len(slabs.masks), nq, max(widths)), largest)
-    iotas = {table.dtype: np.arange(largest + 1, dtype=table.dtype) for table in (tables[DATA],)}
-    for kind, table in slabs.to_fill(tables):
-        flat = table.reshape(-1, max(widths))
-        iota = iotas.get(table.dtype) if kind == DATA else flat[0, :0]
-        for rows, same in slabs.heads():
-            if same is not None:
+    tables = slabs.tables((len(slabs.masks), nq, width), largest)
+    iota = np.arange(largest + 1, dtype=tables[DATA].dtype)
+    for rows, same in slabs.heads():
+        if same is not None:
+            for table in tables.values():
                 table[rows] = table[same]
-                continue
-            numbers = np.arange(rows.start, rows.stop)[:, None] * nq
-            lines = slabs.masks[rows, None].astype(np.int64) * nq
-            for shard, own in zip(shards, widths, strict=True):
-                q = np.arange(shard.start, shard.stop)
+            continue
+        numbers, masks = np.arange(rows.start, rows.stop), slabs.masks[rows].astype(np.int64)
+        for first, own in zip(firsts, widths, strict=True):
+            q = np.arange(first, first + slabs.height)
+            lines = np.add.outer(masks * nq, q).ravel()
+            at = np.add.outer(numbers * nq, q).ravel()
+            for kind, table in slabs.to_fill(tables):
                 loops.fill_rows(
-                    kind, blocks.ptr, blocks.runs, (lines + q).ravel(), (numbers + q).ravel(),
-                    own, slabs.shrunk, slabs.keep, iota, flat,
+                    kind, blocks.ptr, blocks.runs, lines, at, own, slabs.shrunk, slabs.keep,
+                    iota if kind == DATA else table[0, 0, :0], table.reshape(-1, width),
                 )  # fmt: skip
     return tables
 
 
 def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
     """Tables whose lines are columns."""
-    blocks, loops, (nq, nk) = slabs.blocks, slabs.loops, (slabs.blocking.nq, slabs.blocking.nk)
-    height, firsts = slabs.height, range(0, nq, slabs.height)
-    masks = (len(blocks.ptr) - 1) // nq
-    shards = [slabs.columns]
+    loops, (nq, nk), height = slabs.loops, (slabs.blocking.nq, slabs.blocking.nk), slabs.height
+    masks, firsts, shards = (len(slabs.blocks.ptr) - 1) // nq, range(0, nq, height), [slabs.columns]
     if len(firsts) > 1:  # a shard counts its q blocks from its first
-        shards = [turned(blocks, masks, nk, (first, first + height)) for first in firsts]
+        shards = [turned(slabs.blocks, masks, nk, (at, at + height)) for at in firsts]
     heights = [height] * len(shards)
     if slabs.shrunk:
         heights = [max(1, loops.longest(shard.ptr, shard.runs)) for shard in shards]
+    tall = max(heights)
     largest = max(*(int(shard.runs[:, 1].max(initial=1)) for shard in shards), 1) - 1
-    tables = slabs.tables((len(slabs.masks), max(heights) * len(shards), nk), largest)
-    for kind, table in slabs.to_fill(tables):
+    tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest)
+    for rows, same in slabs.heads():
+        if same is not None:
+            for table in tables.values():
+                table[rows] = table[same]
+            continue
         for number, (shard, own) in enumerate(zip(shards, heights, strict=True)):
-            part = table[:, number * max(heights) : (number + 1) * max(heights)]
-            for rows, same in slabs.heads():
-                if same is not None:
-                    part[rows] = part[same]
-                    continue
-                edges = np.zeros((rows.stop - rows.start, nk), np.int64)
-                if kind != STATE:
-                    loops.column_edges(kind, shard.ptr, shard.runs, slabs.masks[rows], edges)
-                for row, edge in zip(range(rows.start, rows.stop), edges, strict=True):
-                    mask = int(slabs.masks[row])
-                    if slabs.shrunk:
-                        loops.fill_columns(
-                            kind, shard.ptr, shard.runs, mask * nk, edge, own, slabs.keep, part[row]
-                        )
-                    else:
-                        first = mask * nq + firsts[number]
-                        loops.fill_grid_columns(
-                            kind, blocks.ptr, blocks.runs, first, edge, part[row]
-                        )
+            part = slice(number * tall, (number + 1) * tall)
+            for kind, table in slabs.to_fill(tables):
+                _columns(slabs, shard, kind, rows, firsts[number], own, table[rows, part])
     return tables
+
+
+def _columns(
+    slabs: _Slabs, shard: MaskBlocks, kind: int, rows: slice, first: int, own: int, part: _Ints
+) -> None:
+    """Fill one kind of table of one head shard and q shard, [table rows, rows, kv blocks]."""
+    loops, blocks, masks, nk = slabs.loops, slabs.blocks, slabs.masks[rows], slabs.blocking.nk
+    edges = np.zeros((len(masks), nk), np.int64)
+    if kind != STATE:
+        loops.column_edges(kind, shard.ptr, shard.runs, masks, edges)
+    for row, mask in enumerate(masks.tolist()):
+        if slabs.shrunk:
+            loops.fill_columns(
+                kind, shard.ptr, shard.runs, mask * nk, edges[row], own, slabs.keep, part[row]
+            )
+        else:
+            top = mask * slabs.blocking.nq + first
+            loops.fill_grid_columns(kind, blocks.ptr, blocks.runs, top, edges[row], part[row])

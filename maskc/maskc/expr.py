@@ -7,7 +7,7 @@ hash by content, alike in every process, and print as the Python that builds the
 
 from __future__ import annotations
 
-from maskc.algebra import And, Mask, MultiHead, Not, Or, Xor
+from maskc.algebra import And, Mask, MultiHead, Not, Or, Xor, per_batch
 from maskc.array_leaves import (
     Blocks,
     Dense,
@@ -64,6 +64,7 @@ __all__ = [
     "Strided",
     "Transpose",
     "Xor",
+    "per_batch",
 ]
 
 Node = (

@@ -21,9 +21,8 @@ from typing import Any, TypeVar, cast
 __all__ = ["compile_all", "compiled", "is_compiled", "loop", "loops_for"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_LARGE = 2000  # rows, runs and the like from which compiled loops repay importing numba
-_ENOUGH = 10 * _LARGE  # the same, of all work so far
-_done = 0
+_LARGE = 40_000  # strips and intervals: plain loops take as long for so many as numba to import
+_done = 0  # so many have they seen in this process
 
 _loop_modules: set[str] = set()  # that have a function with `loop`
 _twins: dict[str, ModuleType] = {}  # by the plain module's name
@@ -87,26 +86,23 @@ def _twin(module: ModuleType) -> ModuleType:
 
 
 def loops_for(module: ModuleType, work: int) -> Any:
-    """The module or its twin: compiled loops if numba is there already, or if the work is worth it.
+    """The module or its twin: compiled loops if numba is there already, or once they repay it.
+
+    That is when plain loops have cost as much as the import does: at worst, twice the least.
 
     Args:
         module: a module of loops.
-        work: how often its outer loops turn.
+        work: how much there is to do, in strips and intervals that a sweep goes over.
     """
     return compiled(module) if _repays(work) else module
 
 
 def _repays(work: int) -> bool:
-    """Whether compiled loops are there already, or repay the time to load them.
-
-    What plain loops have done so far counts as well: once it has cost what importing numba would
-    have, more of the same is likely to come.
-    """
     global _done  # noqa: PLW0603  # one count per process
     if _twins:
         return True
     _done += work
-    return work >= _LARGE or _done >= _ENOUGH
+    return _done >= _LARGE
 
 
 def _borrowed(module: ModuleType) -> Iterator[tuple[str, ModuleType, str | None]]:

@@ -1,88 +1,76 @@
-"""What blocks of a canonical leaf can hold: interval arithmetic, leaf by leaf."""
+"""What blocks of scattered positions can hold of a canonical leaf: interval arithmetic."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.arrays import FrozenArray, PackedMask
-from maskc.expr import (
-    Blocks,
-    Dense,
-    Diagonals,
-    Empty,
-    Full,
-    Mask,
-    Random,
-    Segments,
-    Strided,
-)
+from maskc.arrays import PackedMask
+from maskc.expr import Blocks, Dense, Diagonals, Mask, Random, Segments, Strided
 from maskc.strips import Strips
 
-__all__ = ["Bools", "Bounds", "Grid", "Ints", "extreme", "leaf_bounds"]
+__all__ = ["Bounds", "Ranges", "leaf_bounds"]
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[Any]
 Bounds = tuple[Bools, Bools]
-_SLICES = 4096  # of the keys, when blocks are not side by side: bounds what a guess may cost
+_SLICES = 4096  # of the keys: bounds what a guess may cost
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A rectangle of blocks by their first and last positions, clipped to the lengths.
+class Ranges(NamedTuple):
+    """Where the positions of each block of one side lie.
 
     Attributes:
-        q: `(first, last)`, each int64 [rows, 1].
-        kv: `(first, last)`, each int64 [1, columns].
+        first: int [blocks], the least one; 0 if the block has none.
+        last: int [blocks], the greatest one; 0 if the block has none.
+        touched: bool [blocks], whether it has any.
+        inside: bool [blocks], whether all of its tokens have one.
     """
 
-    q: tuple[Ints, Ints]
-    kv: tuple[Ints, Ints]
+    first: Ints
+    last: Ints
+    touched: Bools
+    inside: Bools
 
     @classmethod
-    def of(
-        cls, q_starts: Ints, block_q: int, q_len: int, nk: int, block_kv: int, kv_len: int
-    ) -> Grid:
-        """The blocks that start at `q_starts`, over all `nk` kv blocks."""
-        kv_starts = np.arange(nk, dtype=np.int64) * block_kv
-        q_last = np.minimum(q_starts + block_q, q_len) - 1
-        kv_last = np.minimum(kv_starts + block_kv, kv_len) - 1
-        return cls((q_starts[:, None], q_last[:, None]), (kv_starts[None], kv_last[None]))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """`(rows, columns)`."""
-        return self.q[0].shape[0], self.kv[0].shape[1]
+    def of(cls, positions: Ints) -> Ranges:
+        """The ranges of positions [blocks, tokens], where -1 is none."""
+        last = positions.max(axis=1)
+        first = np.where(positions < 0, np.iinfo(positions.dtype).max, positions).min(axis=1)
+        touched = last >= 0
+        return cls(
+            np.where(touched, first, 0), np.maximum(last, 0), touched, positions.min(axis=1) >= 0
+        )
 
 
-def leaf_bounds(mask: Mask, grid: Grid) -> Bounds:  # one case per leaf
-    """`rows.bounds` of a leaf."""
-    match mask:
-        case Full() | Empty():
-            value = np.full(grid.shape, isinstance(mask, Full))
-            return value, value
+def leaf_bounds(leaf: Mask, q: Ranges, kv: Ranges) -> Bounds:
+    """`(some, every)`, bool [q blocks, kv blocks] each, of whole ranges of positions.
+
+    `some` is False only where a range certainly has no True element, `every` True only where all
+    of its elements certainly are.
+    """
+    match leaf:
         case Strided() | Diagonals():
-            return _diagonal_bounds(mask, grid)
-        case Segments():
-            return _segment_bounds(mask.q_ids, mask.kv_ids, grid)
+            return _diagonal_bounds(leaf, q, kv)
+        case Segments(q_ids=q_ids, kv_ids=kv_ids):
+            return _segment_bounds(q_ids.array, kv_ids.array, q, kv)
         case Dense(mask=dense):
-            return _tile_bounds(dense, (1, 1), grid)
+            return _tile_bounds(dense, (1, 1), q, kv)
         case Blocks(pattern=pattern, tile=tile):
-            return _tile_bounds(pattern, tile, grid)
+            return _tile_bounds(pattern, tile, q, kv)
         case Random():
-            return np.ones(grid.shape, np.bool_), np.zeros(grid.shape, np.bool_)
+            shape = len(q.first), len(kv.first)
+            return np.ones(shape, np.bool_), np.zeros(shape, np.bool_)
         case Strips():
-            return _strip_bounds(mask, grid)
-    raise TypeError(f"not a canonical node: {mask!r}")
+            return _strip_bounds(leaf, q, kv)
+    raise TypeError(f"not a canonical leaf: {leaf!r}")
 
 
-def _diagonal_bounds(mask: Strided | Diagonals, grid: Grid) -> Bounds:
-    """Exact, by counting the kept ones among the diagonals that cross a block."""
-    (q0, q1), (k0, k1) = grid.q, grid.kv
-    first, last = q0 - k1, q1 - k0
+def _diagonal_bounds(mask: Strided | Diagonals, q: Ranges, kv: Ranges) -> Bounds:
+    """By counting the kept ones among the diagonals that cross a range."""
+    first, last = q.first[:, None] - kv.last, q.last[:, None] - kv.first
     if isinstance(mask, Strided):
         kept = (last - mask.phase) // mask.stride - (first - 1 - mask.phase) // mask.stride
     else:
@@ -91,18 +79,11 @@ def _diagonal_bounds(mask: Strided | Diagonals, grid: Grid) -> Bounds:
     return kept > 0, kept == last - first + 1
 
 
-def _strip_bounds(mask: Strips, grid: Grid) -> Bounds:
-    """Exact for blocks side by side; of others, by the slices of keys that they touch."""
-    first, last = grid.kv[0].ravel(), grid.kv[1].ravel()
-    width = int(last[0] - first[0]) + 1
-    tops, bottoms = grid.q[0].ravel(), grid.q[1].ravel() + 1
-    starts = np.arange(len(first)) * width
-    ends = np.minimum(starts + width, mask.kv_len) - 1
-    if np.array_equal(first, starts) and np.array_equal(last, ends) and last[-1] + 1 == mask.kv_len:
-        return mask.block_bounds(tops, bottoms, width)
+def _strip_bounds(mask: Strips, q: Ranges, kv: Ranges) -> Bounds:
+    """By the slices of keys that a range touches."""
     width = -(-mask.kv_len // _SLICES)
-    some, every = mask.block_bounds(tops, bottoms, width)
-    first, stop = first // width, last // width + 1
+    some, every = mask.block_bounds(q.first, q.last + 1, width)
+    first, stop = kv.first // width, kv.last // width + 1
     touched, filled = (np.cumsum(np.pad(one, ((0, 0), (1, 0))), axis=1) for one in (some, every))
     return (
         touched[:, stop] > touched[:, first],
@@ -110,51 +91,39 @@ def _strip_bounds(mask: Strips, grid: Grid) -> Bounds:
     )
 
 
-def _segment_bounds(q_ids: FrozenArray, kv_ids: FrozenArray, grid: Grid) -> Bounds:
-    """Disjoint id ranges: empty. One and the same id on both sides: full."""
-    (q_low, q_high, q_all), (k_low, k_high, k_all) = (
-        _id_ranges(q_ids.array, grid.q),
-        _id_ranges(kv_ids.array, grid.kv),
-    )
-    some = (q_low <= k_high) & (k_low <= q_high)
-    every = q_all & k_all & (q_low == k_low)
-    return some, every
+def _segment_bounds(q_ids: Ints, kv_ids: Ints, q: Ranges, kv: Ranges) -> Bounds:
+    """Disjoint ranges of ids: empty. One and the same id on both sides: full."""
+    q_low, q_high, q_all = _id_ranges(q_ids, q)
+    k_low, k_high, k_all = _id_ranges(kv_ids, kv)
+    some = (q_low[:, None] <= k_high) & (k_low <= q_high[:, None])
+    return some, q_all[:, None] & k_all & (q_low[:, None] == k_low)
 
 
-def _id_ranges(ids: npt.NDArray[np.int32], blocks: tuple[Ints, Ints]) -> tuple[Any, Any, Any]:
+def _id_ranges(ids: Ints, side: Ranges) -> tuple[Ints, Ints, Bools]:
     """Per block: least and greatest id that is not padding, and whether all ids are one such id.
 
-    A block of padding gets the range (1, 0) of a number beyond every id, which meets nothing.
+    A range of padding gets ids from the greatest number to -1, which meet nothing.
     """
     padding = np.int32(np.iinfo(np.int32).max)
-    low = extreme(np.minimum, np.where(ids < 0, padding, ids), blocks)
-    high = extreme(np.maximum, ids, blocks)
-    uniform = (extreme(np.minimum, ids, blocks) == high) & (high >= 0)
+    low = _extreme(np.minimum, np.where(ids < 0, padding, ids), side)
+    high = _extreme(np.maximum, ids, side)
+    uniform = (_extreme(np.minimum, ids, side) == high) & (high >= 0)
     return low, high, uniform
 
 
-def extreme(ufunc: np.ufunc, values: Ints, blocks: tuple[Ints, Ints]) -> Ints:
-    """The least or greatest value of each block, whatever positions the blocks cover."""
-    first, last = blocks[0].ravel(), blocks[1].ravel()
-    if np.array_equal(first[1:], last[:-1] + 1):  # side by side
-        found = ufunc.reduceat(values[first[0] : last[-1] + 1], first - first[0])
-    else:  # every second range is what lies between two blocks
-        ranges = np.stack([first, last + 1], axis=1).ravel()
-        found = ufunc.reduceat(np.append(values, values[-1]), ranges)[::2]
-    extreme: Ints = found.reshape(blocks[0].shape)
-    return extreme
+def _extreme(ufunc: np.ufunc, values: Ints, side: Ranges) -> Ints:
+    """The least or greatest value of each range: every second of those between all the edges."""
+    edges = np.stack([side.first, side.last + 1], axis=1).ravel()
+    return np.asarray(ufunc.reduceat(np.append(values, values[-1]), edges)[::2])
 
 
-def _tile_bounds(pattern: PackedMask, tile: tuple[int, int], grid: Grid) -> Bounds:
-    """Exact, by counting the pattern's True tiles under each block: a strip of rows at a time."""
-    (q0, q1), (k0, k1) = ((side[0].ravel(), side[1].ravel()) for side in (grid.q, grid.kv))
-    some, every = np.zeros(grid.shape, np.bool_), np.zeros(grid.shape, np.bool_)
-    columns = k0 // tile[1], k1 // tile[1] + 1
-    for i in range(grid.shape[0]):
-        rows = pattern.rows(int(q0[i]) // tile[0], int(q1[i]) // tile[0] + 1)
-        counts = np.zeros(pattern.shape[1] + 1, np.int64)
-        np.cumsum(rows.sum(axis=0), out=counts[1:])
-        trues = counts[columns[1]] - counts[columns[0]]
-        some[i] = trues > 0
-        every[i] = trues == len(rows) * (columns[1] - columns[0])
+def _tile_bounds(pattern: PackedMask, tile: tuple[int, int], q: Ranges, kv: Ranges) -> Bounds:
+    """By counting the pattern's True tiles under each range."""
+    some, every = np.zeros((2, len(q.first), len(kv.first)), np.bool_)
+    first, stop = kv.first // tile[1], kv.last // tile[1] + 1
+    for i, (top, bottom) in enumerate(zip(q.first // tile[0], q.last // tile[0] + 1, strict=True)):
+        rows = pattern.rows(int(top), int(bottom))
+        counts = np.append(0, np.cumsum(rows.sum(axis=0)))
+        trues = counts[stop] - counts[first]
+        some[i], every[i] = trues > 0, trues == len(rows) * (stop - first)
     return some, every

@@ -178,9 +178,13 @@ class Rectangle(Plain):
 class Random(Plain):
     """Independent random elements: the share `sparsity` of them is False.
 
-    Element (q, kv) is a hash of (seed, q, kv), so it is the same on every machine, and a longer
-    mask extends a shorter one. With `mix` the finaliser of SplitMix64 (Steele et al., 2014), it is
-    True iff `mix(mix(seed + q) + kv) >= sparsity * 2**64`, in 64-bit wrapping arithmetic.
+    Element (q, kv) depends on (seed, q, kv) alone, so it is the same on every machine, and a
+    longer mask extends a shorter one. With `mix` the finaliser of SplitMix64 (Steele et al.,
+    2014) and `row = mix(mix(seed) + q)`, a number u from 0 to 1 has the binary digits
+
+        bit kv % 64 of mix(row + kv - kv % 64 + place)    for place = 0 (the highest) to 63
+
+    in 64-bit wrapping arithmetic, and the element is True iff `u >= sparsity`.
 
     Args:
         sparsity: share of elements that may not attend, from 0 to 1.

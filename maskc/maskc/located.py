@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,7 +14,6 @@ from maskc.errors import SpecError
 __all__ = ["Located", "nearest", "parse_yaml"]
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_MAX_BYTES = 16 << 20  # a spec is written by hand; arrays go into files
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +81,16 @@ def nearest(word: Any, known: Iterable[Any]) -> str:
     return f"expected one of {', '.join(sorted(names))}{hint}"
 
 
-def parse_yaml(path: Path) -> Located:
-    """Read a YAML file whose top level is one document.
+def parse_yaml(content: bytes, source: str) -> Located:
+    """Parse YAML whose top level is one document.
+
+    Args:
+        content: the file's bytes.
+        source: the file's name, for errors.
 
     Raises:
-        SpecError: the file cannot be read, is not UTF-8, or is not YAML.
+        SpecError: the content is not UTF-8, or is not YAML.
     """
-    source = str(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SpecError(f"{source}: cannot read the spec: {error.strerror}") from error
-    if len(content) > _MAX_BYTES:
-        raise SpecError(f"{source}: a spec of {len(content):,} bytes; put arrays into .npy files")
     loader = None
     try:
         loader = _Loader(content.decode())

@@ -69,12 +69,16 @@ class MaskReader:
     Args:
         named: the spec's `masks` mapping, or None.
         folder: where array files are looked up.
+
+    Attributes:
+        reads_files: whether a mask came from a file other than the spec.
     """
 
     def __init__(self, named: Located | None, folder: Path) -> None:
         self._at = named
         self._named: dict[Any, Located] = named.mapping("masks") if named else {}
         self._folder = folder
+        self.reads_files = False
         self._done: dict[str, Mask] = {}
         self._open: list[str] = []
         for name in self._named:
@@ -244,6 +248,7 @@ class MaskReader:
         if not isinstance(name, str):
             raise at.error(f"{where}: expected {{file: NAME.npy}} or {{file: NAME.npz, key: NAME}}")
         path = self._inside(at.value["file"], name, where)
+        self.reads_files = True
         try:
             loaded = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -19,7 +19,7 @@ from maskc_cache.plan import key_of, pack
 
 __all__ = ["COMPILER_EPOCH", "CompileRequest"]
 
-COMPILER_EPOCH = 1
+COMPILER_EPOCH = 2
 """Part of every key. Raise it whenever the same request would compile to other content."""
 
 DEFAULT_BLOCK = 512
@@ -48,6 +48,9 @@ class CompileRequest:
         downcast_smem_data: the smallest integer dtype for each splash table.
         prefetch: the padding of shrunk splash tables: "jax" is JAX's zeros, "keep" repeats the next
             value that the kernel needs, so that it fetches nothing twice.
+        row_bounds: write the intervals of each row into the plan, for kernels that apply partial
+            masks without stored blocks: 8 bytes for each query and each key, mask and interval.
+            A side on which some row has more than two intervals has none.
 
     Raises:
         MaskArgumentError: an argument is out of range or does not fit another one.
@@ -70,6 +73,7 @@ class CompileRequest:
     shrink_grid: bool = True
     downcast_smem_data: bool = True
     prefetch: Prefetch = "jax"
+    row_bounds: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.mask, Mask):
@@ -83,14 +87,12 @@ class CompileRequest:
         for name in ("block_q", "block_kv"):  # the other passes follow the forward one
             self._default(f"{name}_dq", getattr(self, name))
             self._default(f"{name}_dkv", getattr(self, name))
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            if field.name == "prefetch":
-                checks.choice(field.name, value, get_args(Prefetch))
-            elif field.type != "bool":
-                object.__setattr__(self, field.name, checks.at_least(field.name, value, 1))
-            elif not isinstance(value, bool):
-                raise checks.fail(field.name, "True or False", value)
+        for name in _INTEGERS:
+            object.__setattr__(self, name, checks.at_least(name, getattr(self, name), 1))
+        for name in _BOOLS:
+            if not isinstance(getattr(self, name), bool):
+                raise checks.fail(name, "True or False", getattr(self, name))
+        checks.choice("prefetch", self.prefetch, get_args(Prefetch))
         if per_head not in {None, self.heads}:
             raise MaskArgumentError(
                 f"heads: expected {per_head}, one for each mask of the MultiHead, got {self.heads}"
@@ -145,30 +147,30 @@ class CompileRequest:
     @functools.cached_property
     def unique_masks(self) -> tuple[tuple[Mask, ...], npt.NDArray[np.int32]]:
         """The distinct canonical masks by first use, and which one each head uses."""
-        per_head = self.mask.masks if isinstance(self.mask, MultiHead) else (self.mask,)
-        numbers: dict[Mask, int] = {}
-        heads = []
-        for mask in per_head:
-            bound = canonical(mask, self.q_len, self.kv_len)
-            heads.append(numbers.setdefault(bound, len(numbers)))
         if not isinstance(self.mask, MultiHead):
-            heads *= self.heads
+            form = canonical(self.mask, self.q_len, self.kv_len)
+            return (form,), np.zeros(self.heads, np.int32)
+        numbers: dict[Mask, int] = {}  # by canonical form
+        given: dict[Mask, int] = {}
+        same = {id(mask): mask for mask in self.mask.masks}  # one object may serve many heads
+        for mask in same.values():
+            if mask not in given:
+                form = canonical(mask, self.q_len, self.kv_len)
+                given[mask] = numbers.setdefault(form, len(numbers))
+        by_object = {key: given[mask] for key, mask in same.items()}
+        heads = [by_object[id(mask)] for mask in self.mask.masks]
         return tuple(numbers), np.array(heads, np.int32)
 
     @functools.cached_property
     def canonical(self) -> bytes:
         """Bytes that are equal exactly when two requests ask for the same plan."""
         masks, head_mask = self.unique_masks
-        parameters = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name != "mask" and (self.splash or field.name not in _SPLASH_ONLY)
-        }
+        names = _PARAMETERS if self.splash else _WITHOUT_SPLASH
         document = {
             "epoch": COMPILER_EPOCH,
             "head_mask": head_mask.tobytes(),
             "masks": [encode(mask) for mask in masks],
-            "parameters": dict(sorted(parameters.items())),
+            "parameters": {name: getattr(self, name) for name in names},
         }
         return pack(document)
 
@@ -178,4 +180,8 @@ class CompileRequest:
         return key_of(self.canonical)
 
 
-_SPLASH_ONLY = ("shrink_grid", "downcast_smem_data", "prefetch")
+_INTEGERS = tuple(field.name for field in fields(CompileRequest) if field.type == "int")
+_BOOLS = tuple(field.name for field in fields(CompileRequest) if field.type == "bool")
+_PARAMETERS = tuple(sorted(field.name for field in fields(CompileRequest) if field.name != "mask"))
+_SPLASH_ONLY = {"shrink_grid", "downcast_smem_data", "prefetch"}
+_WITHOUT_SPLASH = tuple(name for name in _PARAMETERS if name not in _SPLASH_ONLY)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from maskc.expr import And, Empty, Full, Mask, Not, Or, Xor
 from maskc.rules import Rule, Shape, encode, rule
-from maskc.strips import AND, NOT, XOR, Strips, combine
+from maskc.strips import AND, NOT, OR, XOR, Strips, combine
 
 __all__ = ["OPERATOR_RULES"]
 
 
-def _joined(kind: type[And | Xor], masks: Sequence[Mask]) -> Mask:
+def _joined(kind: type[And | Or | Xor], masks: Sequence[Mask]) -> Mask:
     """An operator over any number of masks; of none, it is what it leaves unchanged."""
     if len(masks) > 1:
         return kind(tuple(masks))
@@ -28,7 +28,7 @@ def _without(mask: And | Xor, kind: type[Mask]) -> Mask | None:
     return None if len(rest) == len(mask.masks) else _joined(type(mask), rest)
 
 
-def _merged(table: int, mask: And | Xor) -> Mask | None:
+def _merged(table: int, mask: And | Or | Xor) -> Mask | None:
     """The strip forms among the operands as one, in pairs of neighbours so that they stay small."""
     waiting = [part for part in mask.masks if isinstance(part, Strips)]
     if len(waiting) < 2:
@@ -65,6 +65,12 @@ def _complement(mask: Mask) -> Mask:
 
 
 # --- | and ~ ------------------------------------------------------------------------------------
+
+
+@rule(Or)
+def or_strips(mask: Or, _: Shape) -> Mask | None:
+    """`s | t` of strip forms s and t is a strip form."""
+    return _merged(OR, mask)
 
 
 @rule(Or)
@@ -226,6 +232,7 @@ def xor_commutes(mask: Xor, _: Shape) -> Mask | None:
 
 
 OPERATOR_RULES: tuple[Rule, ...] = (
+    or_strips,
     or_as_and,
     not_constant,
     not_not,

@@ -7,15 +7,17 @@ RESOURCE_EXHAUSTED. Forward (and dq) and dkv are separate kernels, so each must 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from maskc import checks
 from maskc.errors import SmemError
-from maskc.export.tokamax import MaskInfo
 from maskc_cache.errors import PlanError
 from maskc_cache.plan import Plan, SplashTables
+
+if TYPE_CHECKING:
+    from maskc.export.tokamax import MaskInfo
 
 __all__ = [
     "SMEM_BYTES",

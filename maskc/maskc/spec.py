@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +19,9 @@ from maskc.expr import Mask, MultiHead
 from maskc.located import Located, describe, nearest, parse_yaml
 from maskc.mask_spec import MaskReader
 from maskc.request import CompileRequest
+from maskc.spec_file import read_bytes
 
-__all__ = ["SCHEMA_VERSION", "load_spec"]
+__all__ = ["SCHEMA_VERSION", "Spec", "load_spec", "read_spec"]
 
 SCHEMA_VERSION = 1
 
@@ -45,6 +46,7 @@ class _Parameters(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     shrink_grid: bool | None = None
     downcast_smem_data: bool | None = None
     prefetch: Prefetch | None = None
+    row_bounds: bool | None = None
 
 
 _PARAMETERS = tuple(field.name for field in msgspec.structs.fields(_Parameters))
@@ -53,21 +55,39 @@ _TOP_KEYS = ("maskc", "masks", "plans", *_MASK_KEYS, *_PARAMETERS)
 DEFAULT_PLAN = "default"
 
 
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a spec file asks for.
+
+    Attributes:
+        content: the file's bytes, as they were read.
+        requests: the requests by plan name, in the file's order. Every mask is already bound to its
+            lengths, so compiling them raises no further error about the spec.
+        reads_files: whether its masks came from further files.
+    """
+
+    content: bytes
+    requests: dict[str, CompileRequest]
+    reads_files: bool
+
+
 def load_spec(path: str | os.PathLike[str], plan: str | None = None) -> dict[str, CompileRequest]:
+    """The requests of a spec file by plan name, as `read_spec` gives them."""
+    return read_spec(path, plan).requests
+
+
+def read_spec(path: str | os.PathLike[str], plan: str | None = None) -> Spec:
     """Read a spec file.
 
     Args:
         path: the YAML file. Array files are resolved relative to it and never outside its folder.
         plan: read only the plan of this name.
 
-    Returns:
-        The requests by plan name, in the file's order. Every mask is already bound to its
-        lengths, so compiling them raises no further error about the spec.
-
     Raises:
         SpecError: with file, line, column, the offending key and what was expected.
     """
-    top = parse_yaml(Path(path))
+    content = read_bytes(Path(path))
+    top = parse_yaml(content, str(path))
     spec = _check_top(top)
     reader = MaskReader(spec.get("masks"), Path(path).parent)
     entries = _plan_entries(top, spec)
@@ -77,7 +97,8 @@ def load_spec(path: str | os.PathLike[str], plan: str | None = None) -> dict[str
         entries = {plan: entries[plan]}
     reader.read_all()
     shared = _parameters(top, {k: v for k, v in spec.items() if k in _PARAMETERS}, "")
-    return {name: _request(name, entry, top, shared, reader) for name, entry in entries.items()}
+    requests = {name: _request(name, entry, top, shared, reader) for name, entry in entries.items()}
+    return Spec(content, requests, reader.reads_files)
 
 
 def _check_top(top: Located) -> dict[Any, Located]:

@@ -219,7 +219,7 @@ def _remap(draw: st.DrawFn, q_len: int, kv_len: int, depth: int) -> Remap:
     if q_len == kv_len and draw(st.booleans()):
         positions = random.permutation(q_len)
         return Remap(draw(_inside(q_len, q_len, depth)), positions)
-    at = [random.integers(-1, n, outer) for n, outer in zip(lengths, (q_len, kv_len), strict=True)]
+    at = [random.integers(-2, n, outer) for n, outer in zip(lengths, (q_len, kv_len), strict=True)]
     if draw(st.booleans()):
         at = [np.sort(positions) for positions in at]
     return Remap(draw(_inside(*lengths, depth)), at[0], at[1], *lengths)
@@ -293,7 +293,7 @@ def multi_head_masks(
 
 @st.composite
 def requests(draw: st.DrawFn, *, max_length: int = 64, multi_head: bool = True) -> CompileRequest:
-    """Whole compile requests: ragged lengths, different blocks per direction, several heads.
+    """Whole compile requests: ragged lengths, blocks per direction, several heads, row bounds.
 
     Args:
         draw: given by hypothesis.
@@ -307,4 +307,5 @@ def requests(draw: st.DrawFn, *, max_length: int = 64, multi_head: bool = True) 
     for name in ("block_q_dq", "block_kv_dq", "block_q_dkv", "block_kv_dkv"):
         if draw(st.booleans()):
             blocks[name] = draw(block_sizes())
-    return CompileRequest(mask, q_len=q_len, kv_len=kv_len, **blocks)
+    bounded = draw(st.booleans())
+    return CompileRequest(mask, q_len=q_len, kv_len=kv_len, row_bounds=bounded, **blocks)

@@ -1,4 +1,4 @@
-"""The loops under `strip_blocks`: classify blocks, name the partial ones by content, draw them.
+"""The loops under `strip_blocks`: which blocks are full and which partial, row by row.
 
 Plain functions over int64 arrays, in the subset of Python that numba compiles (see `jit`).
 Intervals are as in `strip_loops`.
@@ -11,68 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.block_bank_loops import NO_BANK, cut
 from maskc.jit import loop
-from maskc.strip_loops import flush, push
 
-__all__ = ["NO_BANK", "NO_RUNS", "classify", "find_runs", "paint", "rehash"]
+__all__ = ["NO_RUNS", "classify", "find_runs"]
 
 Ints = npt.NDArray[Any]
 
-NO_BANK, NO_RUNS = -1, -2
-"""What `find_runs` returns where descriptions or runs have no room."""
+NO_RUNS = -2
+"""What `find_runs` returns where runs have no room; `NO_BANK` where names have none."""
 
-
-@loop
-def _crop(
-    rows: Ints,
-    ptr: Ints,
-    ends: Ints,
-    strip: int,
-    top: int,
-    bottom: int,
-    left: int,
-    right: int,
-    height: int,
-    scratch: Any,
-) -> None:
-    """The normal form of one block, relative to its corner, into `scratch`.
-
-    Rows from `bottom` to the block's `height` lie beyond the mask and are empty. `scratch` is
-    (cur, state, run, size, out_rows, out_ptr, out_ends); `strip` holds row `top`.
-    """
-    cur, state, run, size, out_rows, out_ptr, out_ends = scratch
-    state[1] = 0
-    size[0] = 0
-    size[1] = 0
-    row, s = top, strip
-    while row < bottom:
-        while rows[s + 1] <= row:
-            s += 1
-        stop = min(rows[s + 1], bottom)
-        n, down = 0, row - rows[s]
-        for i in range(ptr[s], ptr[s + 1]):
-            lo_slope, hi_slope = ends[i, 2], ends[i, 3]
-            lo, hi = ends[i, 0] + down * lo_slope, ends[i, 1] + down * hi_slope
-            if hi <= left:
-                if hi_slope == 1:
-                    stop = min(stop, row + left - hi + 1)
-                continue
-            if lo >= right:
-                break
-            if lo_slope == 1:
-                stop = min(stop, row + (left if lo < left else right) - lo)
-            if hi_slope == 1 and hi < right:
-                stop = min(stop, row + right - hi)
-            cur[n, 0] = max(lo, left) - left
-            cur[n, 1] = min(hi, right) - left
-            cur[n, 2] = lo_slope if lo >= left else 0
-            cur[n, 3] = hi_slope if hi < right else 0
-            n += 1
-        push(row - top, stop - top, cur, n, state, run, size, out_rows, out_ptr, out_ends)
-        row = stop
-    if bottom - top < height:
-        push(bottom - top, height, cur, 0, state, run, size, out_rows, out_ptr, out_ends)
-    flush(state, run, size, out_rows, out_ptr, out_ends)
+_Relative = tuple[int, int, int, int, int]
 
 
 @loop
@@ -175,73 +124,7 @@ def classify(
 
 
 @loop
-def _describe(size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints, word: Ints) -> int:
-    """A cropped normal form as one run of numbers, equal for equal blocks."""
-    at = 0
-    for s in range(size[0]):
-        stop = out_ptr[s + 1] if s + 1 < size[0] else size[1]
-        word[at] = out_rows[s]
-        word[at + 1] = stop - out_ptr[s]
-        at += 2
-        for i in range(out_ptr[s], stop):
-            for k in range(4):
-                word[at] = out_ends[i, k]
-                at += 1
-    return at
-
-
-@loop
-def _slot(word: Ints, first: int, length: int, table: Ints) -> int:
-    """Where the search for a description begins in an open-addressing table."""
-    hashed = np.int64(length)
-    for i in range(first, first + length):  # below 2**42, so that the product stays below 2**62
-        hashed = ((hashed ^ word[i]) * 1000003) & ((1 << 42) - 1)
-    return int((hashed ^ (hashed >> 17)) & (len(table) - 1))
-
-
-@loop
-def _intern(word: Ints, length: int, table: Ints, pool: Ints, pool_ptr: Ints, count: Ints) -> int:
-    """The number of a description: its place if it is known, else the next one.
-
-    `table` holds numbers, -1 where free; descriptions are compared whole, so a collision costs
-    time and nothing else.
-    """
-    slot = _slot(word, 0, length, table)
-    while table[slot] >= 0:
-        number = table[slot]
-        first = pool_ptr[number]
-        if pool_ptr[number + 1] - first == length:
-            same = True
-            for i in range(length):
-                if pool[first + i] != word[i]:
-                    same = False
-                    break
-            if same:
-                return int(number)
-        slot = (slot + 1) & (len(table) - 1)
-    number = int(count[0])
-    table[slot] = number
-    first = pool_ptr[number]
-    for i in range(length):
-        pool[first + i] = word[i]
-    pool_ptr[number + 1] = first + length
-    count[0] = number + 1
-    return number
-
-
-@loop
-def rehash(pool: Ints, pool_ptr: Ints, count: int, table: Ints) -> None:
-    """Enter all descriptions into a new, larger table."""
-    for number in range(count):
-        first = pool_ptr[number]
-        slot = _slot(pool, first, pool_ptr[number + 1] - first, table)
-        while table[slot] >= 0:
-            slot = (slot + 1) & (len(table) - 1)
-        table[slot] = number
-
-
-@loop
-def _append(runs: Ints, begin: int, n: int, start: int, stop: int, number: int) -> int:
+def _append(runs: Ints, begin: Any, n: Any, start: int, stop: int, number: int) -> Any:
     """Append blocks to a row whose runs began at `begin`; how many runs there are then."""
     if n > begin and runs[n - 1, 1] == start and runs[n - 1, 2] == number:
         runs[n - 1, 1] = stop
@@ -250,38 +133,6 @@ def _append(runs: Ints, begin: int, n: int, start: int, stop: int, number: int) 
     runs[n, 1] = stop
     runs[n, 2] = number
     return n + 1
-
-
-@loop
-def _cut(
-    rows: Ints,
-    ptr: Ints,
-    ends: Ints,
-    strip: int,
-    top: int,
-    bottom: int,
-    column: int,
-    sizes: tuple[int, int],
-    interned: Any,
-    scratch: Any,
-) -> int:
-    """The number of one partial block, by the normal form of its content; negative if no room.
-
-    `interned` is (table, pool, pool_ptr, count), `scratch` that of `_crop` and room for a word.
-    """
-    table, pool, pool_ptr, count = interned
-    crop, word = scratch
-    block_q, block_kv = sizes
-    left = column * block_kv
-    _crop(rows, ptr, ends, strip, top, bottom, left, left + block_kv, block_q, crop)
-    length = _describe(crop[3], crop[4], crop[5], crop[6], word)
-    n = count[0]
-    if pool_ptr[n] + length > len(pool) or n + 2 > len(pool_ptr) or 2 * n + 2 > len(table):
-        return NO_BANK
-    return _intern(word, length, table, pool, pool_ptr, count)
-
-
-_Relative = tuple[int, int, int, int, int]
 
 
 @loop
@@ -366,7 +217,7 @@ def _one_strip(
                 relative = here, there, lo_moves, hi_moves, height
                 number = -1 if j >= shared else _recall(memo, relative)
                 if number < 0:
-                    number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+                    number = cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
                     if j < shared:
                         _remember(memo, relative, number)
                 if number < 0:
@@ -391,12 +242,12 @@ def _some_strips(
     top: int,
     bottom: int,
     sizes: tuple[int, int],
-    begin: int,
+    begin: Any,
     runs: Ints,
     interned: Any,
     scratch: Any,
     lists: Any,
-) -> int:
+) -> Any:
     """The runs of any row of blocks, written from `begin` on.
 
     Returns:
@@ -419,7 +270,7 @@ def _some_strips(
                 n = _append(runs, begin, n, j, full[k, 1], -1)
                 j = full[k, 1]
                 continue
-            number = _cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
+            number = cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
             if number < 0:
                 return NO_BANK
             n = _append(runs, begin, n, j, j + 1, number)
@@ -442,7 +293,7 @@ def find_runs(
     pool: Ints,
     pool_ptr: Ints,
     count: Ints,
-) -> int:
+) -> Any:
     """The runs of every row of blocks from `start` on; `NO_RUNS` or `NO_BANK` if there is no room.
 
     A row that found no room is found again when there is more: equal blocks get equal numbers.
@@ -513,37 +364,3 @@ def find_runs(
         start[0] += 1
         start[2] += 1
     return 0
-
-
-@loop
-def paint(
-    pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, out: npt.NDArray[np.uint8]
-) -> None:
-    """Descriptions `first` to `last` -> bits [count, block_q, bytes], least significant first."""
-    for number in range(first, last):
-        out[number] = 0
-        at, end = pool_ptr[number], pool_ptr[number + 1]
-        while at < end:
-            top, n = pool[at], pool[at + 1]
-            following = at + 2 + 4 * n
-            bottom = pool[following] if following < end else block_q
-            for row in range(top, bottom):
-                for i in range(n):
-                    base = at + 2 + 4 * i
-                    lo = pool[base] + (row - top) * pool[base + 2]
-                    hi = pool[base + 1] + (row - top) * pool[base + 3]
-                    _fill(out[number, row], lo, hi)
-            at = following
-
-
-@loop
-def _fill(line: npt.NDArray[np.uint8], lo: Any, hi: Any) -> None:
-    """Set the bits lo to hi - 1."""
-    first, last = lo >> 3, (hi - 1) >> 3
-    head, tail = (255 << (lo & 7)) & 255, 255 >> (7 - ((hi - 1) & 7))
-    if first == last:
-        line[first] |= head & tail
-        return
-    line[first] |= head
-    line[first + 1 : last] = 255
-    line[last] |= tail

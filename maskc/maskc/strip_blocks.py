@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc import strip_block_loops
+from maskc import block_bank_loops, strip_block_loops
 from maskc.block_runs import MaskBlocks
-from maskc.jit import loops_for
+from maskc.jit import compiled, loops_for
 from maskc.memory import empty
 from maskc.strips import Strips
 
@@ -31,7 +31,8 @@ def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlo
     """
     nq = -(-masks[0].q_len // block_q)
     strips = sum(len(mask.rows.array) for mask in masks)
-    loops = loops_for(strip_block_loops, nq * len(masks) + strips)
+    loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
+    bank = block_bank_loops if loops is strip_block_loops else compiled(block_bank_loops)
     ptr, runs = np.zeros(nq * len(masks) + 1, np.int64), np.empty((4 * (nq + strips), 3), np.int32)
     pool, pool_ptr = np.empty(1024, np.int64), np.zeros(64, np.int64)
     table, count = np.full(128, -1, np.int64), np.zeros(1, np.int64)
@@ -46,30 +47,32 @@ def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlo
                 continue
             pool, pool_ptr = (np.concatenate([a, np.empty_like(a)]) for a in (pool, pool_ptr))
             table = np.full(2 * len(table), -1, np.int64)
-            loops.rehash(pool, pool_ptr, int(count[0]), table)
-    bits = _drawn(loops, pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
+            bank.rehash(pool, pool_ptr, int(count[0]), table)
+    bits = _drawn(bank, pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
     return MaskBlocks(ptr, runs[: ptr[-1]], bits)
 
 
 def _drawn(
-    loops: Any, pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
+    bank: Any, pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
 ) -> npt.NDArray[np.uint8]:
     """The bits of all descriptions; on two cores where that repays starting a thread."""
     count = len(pool_ptr) - 1
-    if loops is strip_block_loops:
+    if bank is block_bank_loops:
         return _drawn_by_strips(pool, pool_ptr, block_q, block_kv)
-    out = empty((count, block_q, -(-block_kv // 8)), np.uint8)
-    if out.nbytes < _SHARED:
-        loops.paint(pool, pool_ptr, 0, count, block_q, out)
-        return out
-    with ThreadPoolExecutor(2) as pair:
-        halves = [
-            pair.submit(loops.paint, pool, pool_ptr, first, last, block_q, out)
-            for first, last in ((0, count // 2), (count // 2, count))
-        ]
-    for half in halves:
-        half.result()
-    return out
+    words = empty((count, block_q, -(-block_kv // 64)), np.uint64)
+    if words.nbytes < _SHARED:
+        bank.paint(pool, pool_ptr, 0, count, block_q, words)
+    else:
+        with ThreadPoolExecutor(2) as pair:
+            halves = [
+                pair.submit(bank.paint, pool, pool_ptr, first, last, block_q, words)
+                for first, last in ((0, count // 2), (count // 2, count))
+            ]
+        for half in halves:
+            half.result()
+    return np.ascontiguousarray(
+        words.astype("<u8", copy=False).view(np.uint8)[:, :, : -(-block_kv // 8)]
+    )
 
 
 def _drawn_by_strips(

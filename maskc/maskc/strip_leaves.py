@@ -93,7 +93,7 @@ def _band(leaf: Causal | Local, shape: Shape) -> Strips:
     if thin:
         return normal(kv_len, rows, ptr, ends)
     arrays = (np.array(a, np.int64) for a in (rows, ptr, ends or np.zeros((0, 4))))
-    return Strips(kv_len, *map(FrozenArray, arrays))
+    return Strips(kv_len, *map(FrozenArray.adopt, arrays))
 
 
 def _full(_: Full, shape: Shape) -> Strips:
@@ -215,13 +215,42 @@ def _members(positions: FrozenArray, length: int) -> tuple[_Ints, _Ints]:
 
 
 def _intervals(leaf: Intervals, shape: Shape) -> Strips:
-    """A strip per row, for `normal` to join."""
+    """A strip per run of rows whose ends move alike, for `normal` to join."""
     starts, stops = (np.clip(a.array, 0, shape[1]) for a in (leaf.starts, leaf.stops))
-    some = starts < stops
-    ends = np.zeros((int(some.sum()), 4), np.int64)
-    ends[:, 0], ends[:, 1] = starts[some], stops[some]
+    empty = starts >= stops
+    if empty.any():
+        starts, stops = np.where(empty, 0, starts), np.where(empty, 0, stops)
+    rows, moves = _alike(starts, stops)
+    height = np.diff(rows, append=shape[0])
+    some, moving = ~empty[rows], height > 1
+    ends = np.stack(
+        [starts[rows], stops[rows], moves[0][rows] * moving, moves[1][rows] * moving], axis=1
+    )
     ptr = np.append(0, np.cumsum(some))
-    return normal(shape[1], np.arange(len(starts) + 1), ptr, ends)
+    return normal(shape[1], np.append(rows, shape[0]), ptr, ends[some].astype(np.int64))
+
+
+def _alike(starts: _Ints, stops: _Ints) -> tuple[_Ints, list[_Ints]]:
+    """First rows of runs in which both ends move by the same 0 or 1, and how they move from each.
+
+    An end that moves into or out of an empty row, [0, 0), does not count as moving.
+    """
+    moves = [np.append(np.diff(ends), 0) for ends in (starts, stops)]
+    same = np.ones(len(starts), np.bool_)  # as the row above
+    inside = np.ones(len(starts), np.bool_)
+    for move in moves:
+        inside &= (move == 0) | (move == 1)
+        same[1:] &= move[1:] == move[:-1]
+    filled = stops > 0
+    inside[:-1] &= filled[1:] == filled[:-1]
+    first = np.ones(len(starts), np.bool_)  # a row that the one above does not lead to
+    first[1:] = ~inside[:-1]
+    # within a run each row moves on as the one above did, but a first row as it likes
+    turn = inside & ~same
+    turn[1:] &= ~first[1:]
+    turn[0] = False
+    first |= turn
+    return np.flatnonzero(first), moves
 
 
 def _blocks(leaf: Blocks, shape: Shape) -> Strips | None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from maskc import strip_block_loops, strip_loops
 from maskc.arrays import FrozenArray
 from maskc.expr import Mask
-from maskc.jit import loops_for
+from maskc.jit import compiled, is_compiled, loops_for
 
 __all__ = [
     "AND",
@@ -150,14 +150,15 @@ def _grown(
         fill(loops, size, rows, ptr, ends)
         n, m = int(size[0]), int(size[1])
         if n < room[0] and m <= room[1]:
-            return Strips(kv_len, *map(FrozenArray, (rows[: n + 1], ptr[: n + 1], ends[:m])))
+            frozen = FrozenArray.adopt if 2 * m >= room[1] else FrozenArray  # keep no large rest
+            return Strips(kv_len, *map(frozen, (rows[: n + 1], ptr[: n + 1], ends[:m])))
         if m > limit:
             return None
         room = n + 1, m
 
 
 def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
-    """The normal form of strips that need not be maximal.
+    """The normal form of strips that need not be maximal; arrays that are in it already are kept.
 
     Args:
         kv_len: number of keys.
@@ -166,14 +167,29 @@ def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
     """
     raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
-    loops = loops_for(strip_loops, len(raw[0]) + len(raw[2]))
-    if loops.is_normal(*raw):
-        return Strips(kv_len, *map(FrozenArray, raw))
+    settled = compiled(strip_loops).is_normal if is_compiled(strip_loops) else _is_normal
+    if settled(*raw):
+        return Strips(kv_len, *map(FrozenArray.adopt, raw))
 
     def fill(loops: Any, *out: Ints) -> None:
         loops.normalise(*raw, *out)
 
     return cast("Strips", _grown(kv_len, len(raw[0]), len(raw[2]), fill, _UNLIMITED))
+
+
+def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
+    """`strip_loops.is_normal` by numpy: a leaf of a hundred thousand strips needs no numba."""
+    heights, counts = np.diff(rows), np.diff(ptr)
+    strip = np.repeat(np.arange(len(counts)), counts)
+    if not heights.all() or ends[heights[strip] == 1, 2:].any():
+        return False
+    takes = np.append(counts[1:] == counts[:-1], False)  # the next strip has as many intervals
+    own = np.flatnonzero(takes[strip])
+    s = strip[own]
+    step, height = ends[own + counts[s], :2] - ends[own, :2], heights[s, None]
+    fits = np.where(height == 1, (step >> 1) == 0, step == height * ends[own, 2:]).all(axis=1)
+    takes[s[~fits]] = False
+    return not takes.any()
 
 
 def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
@@ -253,13 +269,10 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
     total = len(row) * len(joined) + int(widths.sum()) * len(parts)
     if total > PER_ROW * outer.q_len * q:
         return None
-    column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
-    place = (np.repeat(row, widths) * strips)[:, None] + strip[~whole]
-    split = np.tile(parts, (len(column), 1))
-    split[:, :2] += np.repeat(column * kv, len(parts))[:, None]
+    place, split = _tiled(row, spans, strip[~whole], parts, strips, kv)
     merged = np.zeros((len(row) * len(joined), 4), np.int64)
     merged[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
-    places = np.concatenate([place.ravel(), ((row * strips)[:, None] + joined).ravel()])
+    places = np.concatenate([place, ((row * strips)[:, None] + joined).ravel()])
     pieces = np.concatenate([split, merged])
     order = np.lexsort((pieces[:, 0], places))
     counts = np.bincount(places, minlength=outer.q_len * strips)
@@ -270,6 +283,20 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
         np.append(0, np.cumsum(counts)),
         pieces[order],
     )
+
+
+def _tiled(
+    row: Ints, spans: Ints, strip: Ints, parts: Ints, strips: int, kv: int
+) -> tuple[Ints, Ints]:
+    """One tile's intervals in each tile of outer intervals, and the strips that they are in."""
+    if not len(parts):  # nothing to put into tiles, which may be very many
+        return np.zeros(0, np.int64), parts
+    widths = spans[:, 1] - spans[:, 0]
+    column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
+    place = (np.repeat(row, widths) * strips)[:, None] + strip
+    split = np.tile(parts, (len(column), 1))
+    split[:, :2] += np.repeat(column * kv, len(parts))[:, None]
+    return place.ravel(), split
 
 
 def _row_intervals(mask: Strips) -> tuple[Ints, Ints]:
@@ -300,7 +327,8 @@ def transposed(mask: Strips) -> Strips | None:
     """
     edges = np.concatenate([_level_edges(mask), _slanted_edges(mask)])
     starts, stops, row, slope = edges.T
-    cuts = np.unique(np.concatenate([starts, stops, [0, mask.kv_len]]))
+    cuts = np.sort(np.concatenate([[0, mask.kv_len], starts, stops]), kind="stable")
+    cuts = cuts[np.append(True, cuts[1:] != cuts[:-1])]  # np.unique hashes, which is slower here
     first = np.searchsorted(cuts, starts)
     counts = np.searchsorted(cuts, stops) - first
     total = int(counts.sum())
@@ -309,7 +337,7 @@ def transposed(mask: Strips) -> Strips | None:
     edge = np.repeat(np.arange(len(edges)), counts)
     piece = np.arange(total) + np.repeat(first - (np.cumsum(counts) - counts), counts)
     at = row[edge] + slope[edge] * (cuts[piece] - starts[edge])
-    order = np.argsort(piece * (mask.q_len + 1) + at)
+    order = np.argsort(piece * (mask.q_len + 1) + at, kind="stable")
     ends = np.concatenate([at[order].reshape(-1, 2), slope[edge[order]].reshape(-1, 2)], axis=1)
     ptr = np.searchsorted(piece[order[::2]], np.arange(len(cuts)))
     return normal(mask.q_len, cuts, ptr, ends)
@@ -322,7 +350,7 @@ def _level_edges(mask: Strips) -> Ints:
     top, width = ends[:, :2], mask.kv_len + 1
     bottom = top + (np.diff(rows) - 1)[strip, None] * ends[:, 2:]
     above, below = bottom + (strip + 1)[:, None] * width, top + strip[:, None] * width
-    keys = np.sort(np.concatenate([above, below], axis=None))
+    keys = np.sort(np.concatenate([above, below], axis=None), kind="stable")
     twice = keys[1:] == keys[:-1]  # an end of both rows is no change
     lone = keys[~(np.append(twice, False) | np.append(False, twice))[: len(keys)]]
     boundary, column = np.divmod(lone.reshape(-1, 2), width)

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from maskc_cache.plan import BlockLists, Direction, Plan
+from maskc_cache.plan import MAX_INTERVALS, BlockLists, Direction, Plan
 
-__all__ = ["DirectionSummary", "PlanSummary", "render", "summarize"]
+__all__ = ["DirectionSummary", "PlanSummary", "count_bytes", "render", "summarize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class PlanSummary:
         q_seq_shards: shards of the queries in them.
         directions: one entry per blocking, named by the directions that share it, such as
             "fwd/dq/dkv" or "fwd/dq" and "dkv".
+        row_intervals: most intervals of one query and of one key; None without row bounds.
         tables: each stored array as `"dtype[shape]"`.
         table_bytes: bytes of all arrays in memory.
     """
@@ -67,6 +68,7 @@ class PlanSummary:
     head_shards: int
     q_seq_shards: int
     directions: dict[str, DirectionSummary]
+    row_intervals: tuple[int, int] | None
     tables: dict[str, str]
     table_bytes: int
 
@@ -92,6 +94,7 @@ def summarize(plan: Plan) -> PlanSummary:
         head_shards=plan.head_shards,
         q_seq_shards=plan.q_seq_shards,
         directions={"/".join(same): _direction(plan, same) for same in by_blocks.values()},
+        row_intervals=plan.row_intervals,
         tables={name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()},
         table_bytes=sum(array.nbytes for array in arrays.values()),
     )
@@ -132,12 +135,14 @@ def render(columns: Sequence[tuple[str, PlanSummary, dict[str, str]]]) -> str:
     Args:
         columns: for each plan its name, its summary, and further rows such as the time taken.
     """
-    from tabulate import tabulate  # a slow import that --json does not need
-
     table = [_column(name, summary, extra) for name, summary, extra in columns]
     labels = list(dict.fromkeys(label for column in table for label in column))
-    rows = [[label, *(column.get(label, "-") for column in table)] for label in labels]
-    return tabulate(rows[1:], headers=rows[0], tablefmt="simple", disable_numparse=True)
+    cells = [labels] + [[column.get(label, "-") for label in labels] for column in table]
+    widths = [max(map(len, column)) for column in cells]
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])  # under the names
+    padded = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(padded)
 
 
 def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str, str]:
@@ -156,16 +161,21 @@ def _column(name: str, summary: PlanSummary, extra: dict[str, str]) -> dict[str,
             f"{direction} partial": f"{part.partial:.2%}",
             f"{direction} full": f"{part.full:.2%}",
             f"{direction} stored": f"{part.unique_partial:,} unique partial, "
-            f"{_bytes(part.partial_bytes)}",
-            f"{direction} lists": _bytes(part.list_bytes),
+            f"{count_bytes(part.partial_bytes)}",
+            f"{direction} lists": count_bytes(part.list_bytes),
         }
     for table, text in summary.tables.items():
         if table.startswith("splash_"):
             column[table] = text
-    return column | {"all tables": _bytes(summary.table_bytes)} | extra | {"key": summary.key}
+    for side, row, most in zip(
+        ("q", "kv"), ("query", "key"), summary.row_intervals or (), strict=False
+    ):
+        reason = f"none: a {row} has {most:,} intervals, more than {MAX_INTERVALS}"
+        column[f"row_bounds.{side}"] = summary.tables.get(f"row_bounds.{side}", reason)
+    return column | {"all tables": count_bytes(summary.table_bytes)} | extra | {"key": summary.key}
 
 
-def _bytes(count: int) -> str:
+def count_bytes(count: int) -> str:
     """A byte count for people, in powers of 1,000."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:

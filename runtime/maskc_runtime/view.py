@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 
 from maskc_cache.errors import PlanError
-from maskc_cache.plan import BlockLists, Direction, Plan, SplashTables
+from maskc_cache.plan import BlockLists, Direction, Plan, RowBounds, SplashTables
 from maskc_kernels.tables import AttentionTables, BlockTable
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class PlanFacts:
         head_shards: over how many devices the splash tables split the heads.
         q_seq_shards: over how many devices they split the queries.
         blocks: `(block_q, block_kv)` of the fwd, dq and dkv passes.
+        row_intervals: most intervals of one query and of one key; None without row bounds.
         names: name of every leaf, in order.
         wiring: for each pass, which leaf is which array of its block lists.
     """
@@ -50,6 +51,7 @@ class PlanFacts:
     head_shards: int = field(compare=False)
     q_seq_shards: int = field(compare=False)
     blocks: tuple[tuple[int, int], ...] = field(compare=False)
+    row_intervals: tuple[int, int] | None = field(compare=False)
     names: tuple[str, ...] = field(compare=False)
     wiring: tuple[tuple[int, ...], ...] = field(compare=False)
 
@@ -89,6 +91,7 @@ class PlanView:
             head_shards=plan.head_shards,
             q_seq_shards=plan.q_seq_shards,
             blocks=tuple(entry.blocks for entry in lists),
+            row_intervals=plan.row_intervals,
             names=names,
             wiring=tuple(
                 tuple(number[id(getattr(entry, name))] for name in _LIST_ARRAYS) for entry in lists
@@ -129,7 +132,16 @@ class PlanView:
     @property
     def head_mask(self) -> Leaf:
         """Int32 [heads], which unique mask each head uses."""
-        return self._array("head_mask")
+        return self._leaves()["head_mask"]
+
+    @property
+    def row_bounds(self) -> RowBounds | None:
+        """The intervals of each row, over the same leaves; None if the plan leaves them out."""
+        if self.facts.row_intervals is None:
+            return None
+        leaves = self._leaves()
+        sides = (leaves.get(f"row_bounds.{side}") for side in ("q", "kv"))
+        return RowBounds(*self.facts.row_intervals, *sides)
 
     @property
     def tables(self) -> AttentionTables:
@@ -173,7 +185,7 @@ class PlanView:
             raise PlanError(
                 f"plan {self.key[:12]} has no splash tables; compile it with splash=True"
             )
-        leaves: dict[str, Leaf] = dict(zip(self.facts.names, self.arrays, strict=True))
+        leaves = self._leaves()
         return SplashTables(
             data_next=leaves[prefix + "data_next"],
             mask_next=leaves.get(prefix + "mask_next"),
@@ -196,8 +208,8 @@ class PlanView:
         """The inverse of `tree_flatten`."""
         return cls(facts, tuple(arrays))
 
-    def _array(self, name: str) -> Leaf:
-        return self.arrays[self.facts.names.index(name)]
+    def _leaves(self) -> dict[str, Leaf]:
+        return dict(zip(self.facts.names, self.arrays, strict=True))
 
     def __eq__(self, other: object) -> bool:
         return self.digest == other.digest if isinstance(other, PlanView) else NotImplemented

@@ -2,14 +2,14 @@
 
 import pytest
 
-from maskc import Causal, Documents, Local, MultiHead, compile_mask
+from maskc import Causal, Documents, Keys, Local, MultiHead, Queries, compile_mask
 
 
 @pytest.fixture(scope="session")
 def small_plan():
     """A file of about 2 kB with every kind of section."""
     heads = MultiHead([Causal(), Local(3, 1) & Documents([0, 9, 20])])
-    return compile_mask(heads, q_len=20, block_q=8, block_kv=4, block_q_dkv=4)
+    return compile_mask(heads, q_len=20, block_q=8, block_kv=4, block_q_dkv=4, row_bounds=True)
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +28,12 @@ def plans(small_plan):
         "ragged": compile_mask(Causal(), q_len=20, kv_len=13, block_q=8, block_kv=8),
         "sharded": compile_mask(
             Local(9, 0), q_len=64, heads=4, block_q=8, block_kv=8, head_shards=2, q_seq_shards=2
+        ),
+        "bounds": compile_mask(
+            Documents([0, 9, 20], [0, 9, 26]) | Keys([2, 15]) | Queries([4, 5]), q_len=20,
+            kv_len=26, block_q=8, block_kv=4, block_q_dq=4, row_bounds=True,
+        ),
+        "bounded keys": compile_mask(
+            Keys([1, 4, 9, 12]), q_len=20, block_q=8, block_kv=4, row_bounds=True
         ),
     }  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maskc import Empty, compile_mask
-from maskc_cache import PlanCorruptError, PlanError, check_ranges, encode, verify
+from maskc_cache import PlanCorruptError, PlanError, RowBounds, check_ranges, encode, verify
 
 
 def changed(plan, section, change):
@@ -16,7 +16,9 @@ def changed(plan, section, change):
     if not owner:
         return dataclasses.replace(plan, **{field: change(plan.head_mask.copy())})
     part = getattr(plan, owner)
-    part = dataclasses.replace(part, **{field: change(getattr(part, field).copy())})
+    value = getattr(part, field)
+    value = change(value.copy() if isinstance(value, np.ndarray) else value)
+    part = dataclasses.replace(part, **{field: value})
     return dataclasses.replace(plan, **{owner: part})
 
 
@@ -70,6 +72,13 @@ def test_real_plans_hold(plans):
         ("splash_fwd.block_mask", lambda a: a[:, :1], "does not fit 3 x 5 blocks"),
         ("splash_fwd.block_mask", lambda a: a[..., :0], "does not fit 3 x 5 blocks"),
         ("splash_fwd.block_mask", lambda a: a[..., [0] * 6], "does not fit 3 x 5 blocks"),
+        ("row_bounds.q", put((0, 1, 19), 21), r"row_bounds.q: .* 0 to 20, got 21 at \[0, 1, 19\]"),
+        ("row_bounds.kv", put((1, 0, 3), -1), r"got -1 at \[1, 0, 3\]"),
+        ("row_bounds.kv", put((1, 0, 2), 19), "interval 0 of mask 1, row 2 stops before it starts"),
+        ("row_bounds.q", lambda a: a[:, :, :-1], r"expected shape \[2, 2, 20\], got \[2, 2, 19\]"),
+        ("row_bounds.q", lambda a: a[:, [0, 1, 0, 1]], r"expected shape \[2, 2, 20\]"),
+        ("row_bounds.q", lambda a: a.astype(np.int16), "row_bounds.q: expected dtype int32"),
+        ("row_bounds.kv", lambda _: None, "row_bounds.kv: present iff rows have up to 2 intervals"),
         ("splash_fwd.block_mask", lambda a: a[0], r"expected \[heads or head_shards, ...\]"),
     ],
 )
@@ -105,6 +114,13 @@ def swap(array):
         ("shared", "splash_fwd.data_next", put(4, 1), r"row 0: not the blocks of mask 0 \(full"),
         ("shared", "splash_dkv.data_next", put(-1, 0), r"row 0: not the blocks of mask 0 \(par"),
         ("small", "splash_fwd.mask_next", put(0, 1), r"row 0: not the blocks of mask 0 \(mask_n"),
+        ("small", "row_bounds.q", put((1, 1, 4), 4), r"mask 1, row 4 is \[1, 4\], .* fwd's blocks"),
+        ("small", "row_bounds.kv", put((0, 0, 7), 6), r"mask 0, row 7 is \[6, 20\], .* dkv's"),
+        ("small", "row_bounds.q", put((0, slice(None), 0), 3), r"mask 0, row 0 is \[3, 3\]"),
+        ("bounds", "row_bounds.q", put((0, slice(2), 0), 16), r"row 0 is \[16, 16, 15, 16\]"),
+        ("bounds", "row_bounds.q", lambda a: a[:, [2, 3, 0, 1]], "which is not what fwd's blocks"),
+        ("bounded keys", "row_bounds.kv_intervals", lambda _: 0, "up to 0 intervals, but .* to 1"),
+        ("bounded keys", "row_bounds.q_intervals", lambda _: 5, "5 intervals, but those of fwd's"),
         ("sharded", "splash_dkv.data_next", put(0, 1), "not the blocks of mask 0"),
         ("ragged", "fwd.partial_blocks", put((2, 7, 0), 255), "attends beyond q_len=20"),
         ("ragged", "fwd.partial_blocks", put((1, 0, 0), 127), "attends beyond kv_len=13"),
@@ -176,8 +192,11 @@ def test_long_lengths_in_a_short_file_take_no_memory():
     plan = dataclasses.replace(plan, dkv=dataclasses.replace(plan.dkv, block_kv=2**31 - 1))
     blocks = np.zeros((0, 4, 2**28), np.uint8)
     plan = dataclasses.replace(plan, dkv=dataclasses.replace(plan.dkv, partial_blocks=blocks))
+    bounded = dataclasses.replace(plan, row_bounds=RowBounds(3, 3, None, None))
     tracemalloc.start()
     verify(plan)
+    with pytest.raises(PlanCorruptError, match=r"up to 3 intervals, but those of .* up to 0"):
+        verify(bounded)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20

@@ -75,6 +75,17 @@ def test_wrong_directions_are_refused(plans):
         plans["no splash"].splash()
 
 
+def test_row_bounds_are_part_of_the_identity(plans):
+    plan = plans["shared"]
+    bounded = compile_mask(Causal(), q_len=64, block_q=16, block_kv=16, row_bounds=True)
+    assert (bounded.row_intervals, plan.row_intervals) == ((1, 1), None)
+    assert bounded != plan
+    other = dataclasses.replace(bounded.row_bounds, q_intervals=0)
+    assert dataclasses.replace(bounded, row_bounds=other) != bounded
+    names = [name for name, _ in plans["bounded keys"].arrays()]
+    assert ("row_bounds.q" in names, "row_bounds.kv" in names) == (False, True)
+
+
 def test_repr_says_what_it_is(small_plan):
     assert repr(small_plan).startswith(f"<Plan {small_plan.key[:12]} q_len=20 kv_len=20 heads=2")
     assert isinstance(small_plan, Plan)

@@ -7,23 +7,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskc import (
+    And,
     Blocks,
     Causal,
+    Chunked,
     ChunkedCausal,
     Dense,
+    Diagonals,
     Documents,
     Empty,
     Full,
+    Intervals,
+    Keys,
+    Kron,
     Local,
     MaskArgumentError,
     MultiHead,
+    Not,
+    Or,
     Prefix,
+    Queries,
     Random,
     Rectangle,
+    Remap,
     Segments,
+    Shift,
+    Strided,
+    Transpose,
+    Xor,
     strategies,
+    zoo,
 )
 from maskc.canonical import canonical, encode
+from maskc.strips import Strips
 
 SHAPES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
@@ -111,6 +127,29 @@ EQUAL = [
     (Random(1.0), Empty()),
     (Causal() & (Causal() | Prefix(3)), Causal()),
     (Causal(align="bottom_right"), Causal()),
+    (zoo.batchify(Causal(), 8), ChunkedCausal(8)),
+    (zoo.batchify(Causal(), 12), ChunkedCausal(12)),
+    (zoo.block_causal(8), Causal() | Chunked(8)),
+    (Kron((Full(), Full(), Causal()), (2, 2, 8)), Kron((Full(), Causal()), (None, 8))),
+    (
+        Shift(Chunked(8), 4, 8),
+        Segments(
+            [-1] * 4 + [0] * 8 + [1] * 8 + [2] * 8 + [3] * 4, [-1] * 8 + [0] * 8 + [1] * 8 + [2] * 8
+        ),
+    ),
+    (
+        Shift(Documents([0, 8, 16]), 0, 3, 16, 16),
+        Rectangle(0, 8, 3, 11) | Rectangle(8, 16, 11, 19),
+    ),
+    (Shift(Intervals(np.arange(40), np.arange(40) + 4), -8, -8, 40, 48), Local(0, 3)),
+    (
+        Transpose(zoo.flamingo([0] * 4, [8, 16, 24, 32], 8)),
+        Intervals([0] * 32, np.repeat([8, 16, 24, 32], 8)),
+    ),
+    (Strided(16), Local(0, 0) | Local(16, -16) | Local(-16, 16)),
+    (Diagonals([0, 5]), Local(0, 0) | Local(5, -5)),
+    (Queries([3, 4]), Rectangle(3, 5)),
+    (Remap(Segments([0, 1] * 16), [*range(0, 32, 2), *range(1, 32, 2)]), Documents([0, 16, 32])),
 ]
 
 
@@ -144,3 +183,50 @@ def test_arrays_must_fit_the_lengths(mask, message):
 def test_multi_head_has_a_form_per_head():
     with pytest.raises(TypeError, match="one canonical form per head"):
         canonical(MultiHead([Causal()]), 4, 4)
+
+
+COMBINATORS = Kron | Remap | Shift | Transpose
+
+
+def nodes(mask):
+    yield mask
+    inner = getattr(mask, "masks", None) or ([mask.mask] if hasattr(mask, "mask") else [])
+    for part in inner if not isinstance(mask, Dense) else ():
+        yield from nodes(part)
+
+
+@given(st.data())
+def test_leaves_of_few_intervals_are_strip_forms_wherever_they_stand(data):
+    """So evaluation knows no other leaves than these, also inside products and reorderings."""
+    shape = data.draw(SHAPES)
+    form = canonical(data.draw(strategies.masks(*shape)), *shape)
+    leaves = Full | Empty | Strips | Strided | Diagonals | Segments | Dense | Blocks | Random
+    assert all(isinstance(m, leaves | And | Or | Xor | Not | COMBINATORS) for m in nodes(form))
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        Causal(1), Local(3, 2), Rectangle(2, 5), Chunked(3), ChunkedCausal(3), Prefix(3),
+        Intervals([0, 2, 1, 3], [4, 3, 4, 4]), Queries([1]), Keys([2]), Documents([0, 1, 4]),
+        Segments([0, 1, 0, 1]), Blocks(np.eye(2, dtype=bool), 2),
+    ],
+    ids=lambda leaf: type(leaf).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrap", "shape"),
+    [
+        (lambda m: Kron((Dense(np.tri(3, dtype=bool)), m), (3, 4)), (12, 12)),
+        (lambda m: Kron((m, Strided(2)), (4, 3)), (12, 12)),
+        (lambda m: Remap(m, [3, 0, -1, 2, 1], q_len=4, kv_len=4), (5, 5)),
+        (lambda m: Shift(Transpose(m), 1, 2, 4, 4), (7, 7)),
+        (lambda m: Transpose(Remap(m, [3, 0, -1, 2, 1], q_len=4, kv_len=4)), (5, 5)),
+    ],
+    ids=["inner axis", "outer axis", "remap", "shift", "transpose"],
+)
+def test_each_leaf_of_few_intervals_is_one_inside_a_combinator(leaf, wrap, shape):
+    inside = list(nodes(canonical(wrap(leaf), *shape)))
+    allowed = Full | Empty | Strips | Strided | Segments | Dense | Blocks
+    leaves = [m for m in inside if not isinstance(m, And | Or | Xor | Not | COMBINATORS)]
+    assert leaves
+    assert all(isinstance(m, allowed) for m in leaves)

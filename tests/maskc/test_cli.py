@@ -75,6 +75,22 @@ def test_json_has_every_number(maskc, folder):
     assert json.loads(maskc("show", record["key"], "--json"))["key"] == record["key"]
 
 
+def test_row_bounds_or_why_there_are_none(maskc, folder):
+    (folder / "spec.yaml").write_text(
+        SPEC.replace("heads: 2", "heads: 2\nrow_bounds: true").replace(
+            "plans:\n", "  far: {keys: [0, 9, 90]}\nplans:\n  far: {mask: far}\n"
+        )
+    )
+    records = {
+        record["plan"]: record for record in json.loads(maskc("compile", "spec.yaml", "--json"))
+    }
+    assert records["far"]["row_intervals"] == [3, 1]
+    assert records["local"]["tables"]["row_bounds.q"] == "int32[1, 2, 256]"
+    shown = " ".join(maskc("show", records["far"]["key"]).split())
+    assert "row_bounds.q none: a query has 3 intervals, more than 2" in shown
+    assert "row_bounds.kv int32[1, 2, 256]" in shown
+
+
 def test_output_directory(maskc, folder):
     maskc("compile", "spec.yaml", "-o", "plans/deep")
     for name in ("local", "mixed"):
@@ -134,12 +150,20 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(maskc, folder):
     assert read_plan(folder / "out/local.plan").heads == 2
 
 
-def test_a_hit_imports_neither_jax_nor_numba(maskc, folder):
-    maskc("compile", "spec.yaml")
+HEAVY = {"jax", "numba", "hypothesis", "torch", "yaml", "msgspec", "tabulate", "obstore", "json"}
+OF_A_MISS = {"maskc.spec", "maskc.expr", "maskc.canonical", "maskc.lower", "maskc.compile"} | {
+    f"maskc_cache.{name}" for name in ("evict", "publish", "diagnose")
+}
+
+
+@pytest.mark.parametrize("hit", [False, True])
+def test_a_hit_imports_only_what_it_needs(maskc, folder, hit):
+    if hit:
+        maskc("compile", "spec.yaml")
     program = (
         "import sys; sys.argv = ['maskc', 'compile', 'spec.yaml'];"
         "from maskc.cli import cli; cli(standalone_mode=False);"
-        "print(sorted({'jax', 'numba', 'hypothesis', 'torch'} & set(sys.modules)))"
+        f"print(sorted({HEAVY | OF_A_MISS} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -150,8 +174,32 @@ def test_a_hit_imports_neither_jax_nor_numba(maskc, folder):
         text=True,
         check=True,
     )
-    assert "hit: loaded" in done.stdout
-    assert done.stdout.endswith("[]\n")
+    assert ("hit: loaded" in done.stdout) == hit
+    imported = done.stdout.splitlines()[-1]
+    assert imported == "[]" if hit else "maskc.lower" in imported
+    assert "jax" not in imported
+
+
+def test_a_spec_is_read_again_when_it_changes(maskc, folder):
+    first = json.loads(maskc("compile", "spec.yaml", "--json"))
+    (folder / "spec.yaml").write_text(SPEC.replace("left: 40", "left: 41"))
+    second = json.loads(maskc("compile", "spec.yaml", "--json"))
+    assert not any(record["hit"] for record in second)
+    assert {r["key"] for r in first}.isdisjoint(r["key"] for r in second)
+    (folder / "spec.yaml").write_text(SPEC)
+    third = json.loads(maskc("compile", "spec.yaml", "--json"))
+    assert [r["key"] for r in third] == [r["key"] for r in first]
+    assert all(record["hit"] for record in third)
+
+
+def test_a_known_spec_whose_plan_is_gone_is_compiled(maskc, folder):
+    keys = [record["key"] for record in json.loads(maskc("compile", "spec.yaml", "--json"))]
+    Store(folder / "cache").remove(keys[0])
+    path = Store(folder / "cache").path(keys[1])
+    path.write_bytes(path.read_bytes()[:-1])
+    again = json.loads(maskc("compile", "spec.yaml", "--json"))
+    assert [record["key"] for record in again] == keys
+    assert [record["hit"] for record in again] == [False, False]
 
 
 def test_compile_warns_where_splash_tables_cannot_fit_a_tpu(folder):

@@ -36,6 +36,7 @@ from maskc import (
     Transpose,
     Xor,
     expr,
+    per_batch,
     strategies,
 )
 
@@ -89,6 +90,15 @@ def test_multi_head_works_head_by_head():
         heads & MultiHead([Full()] * 3)
     with pytest.raises(MaskArgumentError, match="a mask of a single head"):
         MultiHead([heads])
+
+
+def test_per_batch_is_row_by_row_and_head_by_head():
+    heads = MultiHead([Causal(), Full()])
+    folded = MultiHead([Prefix(2), Prefix(2), Causal(), Full()])
+    assert per_batch([Prefix(2), heads]) == folded
+    assert per_batch(iter([Prefix(2), heads]), 2) == folded
+    assert per_batch([Prefix(2), Full()]) == MultiHead([Prefix(2), Full()])
+    assert per_batch([Prefix(2)], heads=2) == MultiHead([Prefix(2)] * 2)
 
 
 def test_arrays_are_private_copies():
@@ -173,6 +183,13 @@ def test_operators_refuse_what_is_not_a_mask(other):
         (lambda: And((Full(),)), "And.masks: expected two or more masks"),
         (lambda: Or((Full(), 3)), "Or: expected a mask of a single head, got 3"),
         (lambda: MultiHead([]), "MultiHead.masks: expected one mask or more"),
+        (lambda: per_batch([]), "per_batch.rows: expected one mask or more"),
+        (lambda: per_batch([3]), "MultiHead: expected a mask of a single head, got 3"),
+        (lambda: per_batch([Full()], 0), "per_batch.heads: expected an integer >= 1, got 0"),
+        (
+            lambda: per_batch([MultiHead([Full()] * 2), MultiHead([Full()])]),
+            "per_batch.rows: expected a MultiHead of heads=2 masks, got 1 in row 1",
+        ),
     ],
 )
 def test_arguments_are_checked_when_a_node_is_built(build, message):

@@ -1,6 +1,7 @@
 """Twins of modules of loops: the same results, and one twin for each of several modules."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,15 @@ def test_an_error_in_the_twins_file_leaves_no_twin(loops):
 
 def test_plain_modules_stay_plain():
     assert not hasattr(strip_loops.normalise, "signatures")
+
+
+def test_numba_is_imported_once_plain_loops_have_cost_as_much():
+    program = (
+        "import sys; from maskc import *; from maskc.canonical import canonical;"
+        "run = lambda n: canonical(Causal() & Documents(range(0, n + 1, 8)), n, n);"
+        "run(1024); canonical(Documents(range(0, 10**6 + 1, 10)), 10**6, 10**6);"
+        "assert 'numba' not in sys.modules;"
+        "[run(4096 + i) for i in range(100)]; assert 'numba' in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)

@@ -91,8 +91,8 @@ def test_an_empty_mask_has_no_blocks():
 @pytest.mark.parametrize("mask", [Causal(), Causal() & Documents([0, 700, 1500]), Random(0.5, 3)])
 def test_long_rows_are_lowered_strip_by_strip(mask, monkeypatch):
     whole = compile_mask(mask, q_len=2000, block_q=64, block_kv=32)
-    monkeypatch.setattr("maskc.lower._GRID_CELLS", 100)
-    monkeypatch.setattr("maskc.lower._ELEMENTS", 5000)
+    monkeypatch.setattr("maskc.evaluated._CELLS", 100)
+    monkeypatch.setattr("maskc.evaluated._BYTES", 2000)
     assert compile_mask(mask, q_len=2000, block_q=64, block_kv=32) == whole
 
 

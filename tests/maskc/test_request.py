@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskc import Causal, CompileRequest, Full, Local, MaskArgumentError, MultiHead, strategies
+from maskc.canonical import canonical
 
 PINNED = CompileRequest(Causal() & Local(100, None), q_len=1024, heads=8)
 
@@ -24,7 +25,7 @@ def test_defaults():
 
 def test_the_key_of_one_request_is_pinned():
     """Keys are promises to caches on disk: this one changes only together with the epoch."""
-    assert PINNED.key == "82f507a12eb6716881aa5bab52170d36"
+    assert PINNED.key == "893e097a778c4d8ab665e8b948257402"
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "12345"])
@@ -51,6 +52,22 @@ def test_equal_requests_have_equal_keys_and_others_do_not(data):
     assert (a.key == b.key) == (a.canonical == b.canonical)
 
 
+def test_equal_masks_of_many_heads_are_brought_to_one_form_once(monkeypatch):
+    seen = []
+
+    def counted(mask, *lengths):
+        seen.append(mask)
+        return canonical(mask, *lengths)
+
+    monkeypatch.setattr("maskc.request.canonical", counted)
+    shared = Causal() & Local(7, None)
+    heads = [shared, Local(3, 0), shared, Local(3, 0), Local(7, 0), Full()]
+    masks, head_mask = CompileRequest(MultiHead(heads), q_len=64).unique_masks
+    assert seen == [shared, Local(3, 0), Local(7, 0), Full()]
+    assert len(masks) == 3
+    assert head_mask.tolist() == [0, 1, 0, 1, 0, 2]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -69,6 +86,7 @@ def test_equal_requests_have_equal_keys_and_others_do_not(data):
         {"shrink_grid": False},
         {"downcast_smem_data": False},
         {"prefetch": "keep"},
+        {"row_bounds": True},
         {"mask": Causal()},
     ],
     ids=str,
@@ -95,6 +113,7 @@ def test_how_splash_tables_look_does_not_matter_without_them():
         ({"q_len": 2.0}, r"q_len: expected an integer, got 2\.0"),
         ({"block_kv_dkv": -1}, "block_kv_dkv: expected an integer >= 1"),
         ({"splash": 1}, "splash: expected True or False, got 1"),
+        ({"row_bounds": "auto"}, "row_bounds: expected True or False, got 'auto'"),
         ({"prefetch": "all"}, "prefetch: expected 'jax' or 'keep', got 'all'"),
         ({"heads": 6, "head_shards": 4}, "head_shards: expected a divisor of heads=6, got 4"),
         ({"q_seq_shards": 3}, "q_seq_shards: expected whole blocks in every shard, got q_len=64"),

@@ -44,6 +44,7 @@ TALL = np.arange(64) * 7 % 5
 
 # One mask for each rule, at 12 x 12 unless lengths are given, in whose rewriting it is applied.
 FIRES = {
+    "or_strips": Causal() | Prefix(4),
     "or_as_and": BITS | OTHER,
     "not_constant": BITS ^ BITS ^ Full() ^ Full(),
     "not_not": ~~BITS,

@@ -238,7 +238,8 @@ ERRORS = {
     "maskc: 1\nq_len: 8\nplans: {a: {mask: full, blockq: 3}}": (
         "3:25: plans.a.blockq: unknown key; expected one of block_kv, block_kv_dkv, block_kv_dq, "
         "block_q, block_q_dkv, block_q_dq, downcast_smem_data, head_masks, head_shards, heads, "
-        "kv_len, mask, prefetch, q_len, q_seq_shards, shrink_grid, splash; did you mean 'block_q'?"
+        "kv_len, mask, prefetch, q_len, q_seq_shards, row_bounds, shrink_grid, splash; "
+        "did you mean 'block_q'?"
     ),
     "maskc: 1\nq_len: 8\nmask: full\nplans: {a: {mask: full}}": "3:1: mask: expected inside one of",
     "maskc: 1\nq_len: &a [*a]\nmask: full": "an alias that contains itself",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskc.compile import compile_mask
-from maskc.expr import Causal, Full, Local, MultiHead
+from maskc.expr import Causal, Full, Local, MultiHead, per_batch
 from maskc_kernels import dense_attention
 from maskc_runtime import ArgumentShapeError, ArgumentTypeError, attention, load_plan
 from maskc_runtime import attention as attention_function
@@ -35,8 +35,8 @@ def results(attend):
 sparse = functools.partial(attention, plan=PLAN)
 
 
-def dense(q, k, v, sm_scale=None):
-    return dense_attention(q, k, v, MASK, sm_scale=sm_scale)[0]
+def dense(q, k, v, sm_scale=None, mask=MASK):
+    return dense_attention(q, k, v, mask, sm_scale=sm_scale)[0]
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -53,6 +53,23 @@ def qkv(draw_qkv):
 @pytest.fixture(scope="module")
 def expected(draw_qkv):
     return results(dense)(*draw_qkv(*SHAPES))
+
+
+def test_a_mask_for_each_batch_row(qkv):
+    """Folded into the heads, as `per_batch` says, with fewer kv heads than query heads."""
+    rows = [Local(7, 2), MultiHead([Causal(), Full(), Local(3, 0), Causal()])]
+    plan = compile_mask(per_batch(rows), q_len=20, kv_len=27, block_q=8, block_kv=8)
+    masks = np.stack([plan.to_dense(head) for head in range(8)]).reshape(2, 4, 20, 27)
+
+    def folded(q, k, v):
+        one_row = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
+        return attention(*one_row, plan).reshape(*q.shape[:-1], v.shape[-1])
+
+    def row_by_row(q, k, v):
+        outs = [dense(q[b : b + 1], k[b : b + 1], v[b : b + 1], mask=masks[b]) for b in (0, 1)]
+        return jnp.concatenate(outs)
+
+    close(results(folded)(*qkv), results(row_by_row)(*qkv))
 
 
 def test_under_jit_same_as_the_definition(qkv, expected):

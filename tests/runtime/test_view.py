@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskc.compile import compile_mask
-from maskc.expr import Causal, Dense, Full, Local, MultiHead
+from maskc.expr import Causal, Dense, Full, Keys, Local, MultiHead
 from maskc_cache.errors import PlanError
 from maskc_runtime import PlanView, attention
 
@@ -23,6 +23,8 @@ PLANS = {
         Causal(), block_q_dkv=12, block_kv_dkv=6, block_q_dq=12, block_kv_dq=6
     ),
     "no splash tables": compiled(Causal(), splash=False),
+    "row bounds": compiled(MultiHead((Causal(), Keys([0, 9]))), row_bounds=True),
+    "bounds of one side": compiled(Keys([0, 4, 9]), row_bounds=True),
 }
 
 
@@ -99,6 +101,37 @@ def test_splash_tables_are_the_plans(direction):
 
 def test_splash_tables_of_a_mask_with_nothing_partial_have_no_mask_next():
     assert PlanView.from_plan(compiled(Full())).splash().mask_next is None
+
+
+@pytest.mark.parametrize("name", ["row bounds", "bounds of one side"])
+def test_row_bounds_are_the_plans(name):
+    plan = PLANS[name]
+    bounds, expected = PlanView.from_plan(plan).row_bounds, plan.row_bounds
+    assert (bounds.q_intervals, bounds.kv_intervals) == plan.row_intervals
+    assert bounds.q is expected.q
+    assert bounds.kv is expected.kv
+    assert PlanView.from_plan(PLANS["one mask"]).row_bounds is None
+
+
+def test_row_bounds_are_operands():
+    """Bounds of equal shapes come in as arguments of one program; equal plans trace once."""
+
+    def attended(view):
+        low, high = view.row_bounds.q[0]
+        return (high - low).sum()
+
+    traced, traces = counting(attended)
+    causal, window = (
+        PlanView.from_plan(compiled(mask, row_bounds=True)) for mask in (Causal(), Local(3, 0))
+    )
+    count = jax.jit(traced)
+    assert [int(count(view)) for view in (causal, causal, window)] == [300, 300, 90]
+    assert len(traces) == 2
+    again = PlanView.from_plan(compiled(Causal(), row_bounds=True))
+    assert int(count(jax.device_put(again))) == 300
+    assert len(traces) == 2
+    texts = {jax.jit(attended).lower(view).as_text() for view in (causal, window)}
+    assert len(texts) == 1
 
 
 def test_asking_for_what_is_not_there():

@@ -153,4 +153,7 @@ def mix(x):
 
 
 def random_element(mask, q, kv):
-    return mix((mix((mask.seed + q) % 2**64) + kv) % 2**64) >= mask.sparsity * 2**64
+    row = mix((mix(mask.seed) + q) % 2**64)
+    words = (mix((row + kv - kv % 64 + place) % 2**64) for place in range(64))
+    digits = "".join(str(word >> kv % 64 & 1) for word in words)
+    return int(digits, 2) >= mask.sparsity * 2**64
