@@ -18,7 +18,7 @@ from pathlib import Path
 
 from faults import Counts
 from faults.plans import large_image, many, tiny
-from maskc_cache import PlanError, Store, StoreError, decode, encode, read_plan
+from maskc_cache import ObjectStore, PlanError, Store, StoreError, decode, encode, read_plan
 from maskc_cache import evict as evict_module
 from maskc_cache import publish as publish_module
 from maskc_cache.publish import publish
@@ -428,3 +428,22 @@ def shortened(turns: int) -> Counts:
             same += loaded == plan
             store.remove(plan.key)
     return {"turns": turns, "same": same}
+
+
+def forked_remote(url: str) -> Counts:
+    """A remote that is used before a fork says in the child that it cannot be used there."""
+    remote = ObjectStore(url)
+    assert remote.get(tiny().key) == tiny()
+
+    def refused() -> None:
+        for place in (remote, ObjectStore(url)):
+            try:
+                place.get(tiny().key)
+            except StoreError as error:
+                assert "forked process" in str(error)
+            else:
+                raise AssertionError("a forked process was answered")
+
+    failed = _failures([_child(refused)])
+    assert remote.get(tiny().key) == tiny()
+    return {"failed": failed}
