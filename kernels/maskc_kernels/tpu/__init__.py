@@ -2,5 +2,6 @@
 
 from maskc_kernels.tpu.attention import block_sparse_attention
 from maskc_kernels.tpu.config import KernelConfig
+from maskc_kernels.tpu.limits import refusal
 
-__all__ = ["KernelConfig", "block_sparse_attention"]
+__all__ = ["KernelConfig", "block_sparse_attention", "refusal"]

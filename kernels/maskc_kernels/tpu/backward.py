@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.config import LANES, LN2
-from maskc_kernels.tpu.softmax import NN, NT, Ref, capped, dot, lanes, masked
+from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, upright
 from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.config import KernelConfig
+    from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
 
@@ -78,16 +79,16 @@ class _Dq(NamedTuple):
         self.dq[...] = jnp.zeros_like(self.dq)
         rows = self.rows[row_slot]
         for target, row in ((self.lse, rows[:1]), (self.delta, rows[1:])):
-            target[...] = jnp.broadcast_to(row, (LANES, row.shape[1])).T
+            target[...] = upright(row)
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, words: Ref | None) -> None:
+    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
         """Add one block's share."""
         q, dout = self.q[row_slot], self.dout[row_slot]
         k, v = self.k.at[col_slot], self.v.at[col_slot]
         for at in range(0, k.shape[0], self.width):
             part = slice(at, at + self.width)
             scores, slope = capped(dot(q, k[part], NT), self.soft_cap)
-            scores = masked(scores, None if words is None else words[:, part])
+            scores = mask.apply(scores, part)
             weights = jnp.exp2(scores - lanes(self.lse[...], self.width))
             dscores = dot(dout, v[part], NT) - lanes(self.delta[...], self.width)
             dscores *= weights if slope is None else weights * slope
@@ -129,7 +130,7 @@ class _Dkv(NamedTuple):
         self.dk[...] = jnp.zeros_like(self.dk)
         self.dv[...] = jnp.zeros_like(self.dv)
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, words: Ref | None) -> None:
+    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
         """Add one block's share."""
         k, v = self.k[row_slot], self.v[row_slot]
         queries, douts = self.q.at[col_slot], self.dout.at[col_slot]
@@ -137,7 +138,7 @@ class _Dkv(NamedTuple):
             part = slice(at, at + self.width)
             q, dout, rows = queries[part], douts[part], self.rows[col_slot, :, part]
             scores, slope = capped(dot(k, q, NT), self.soft_cap)
-            scores = masked(scores, None if words is None else words[:, part])
+            scores = mask.apply(scores, part)
             weights = jnp.exp2(scores - rows[:1])
             self.dv[...] += dot(weights.astype(dout.dtype), dout, NN)
             dscores = dot(v, dout, NT) - rows[1:]
@@ -159,6 +160,7 @@ def backward_dq(
     sizes: Sizes,
     config: KernelConfig,
     soft_cap: float | None = None,
+    segments: Segments | None = None,
 ) -> jax.Array:
     """The gradient of q.
 
@@ -171,6 +173,7 @@ def backward_dq(
         sizes: the sizes.
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
+        segments: ids of the blocks, queries' as `q`; `work` was made with them.
 
     Returns:
         [batch * heads, queries, head_dim] in q's dtype.
@@ -183,7 +186,7 @@ def backward_dq(
     ) -> _Dq:
         del lane
         width = config.compute_width(sizes.block_kv)
-        return _Dq(width, soft_cap, *extra, *rows, *cols, *scratch)
+        return _Dq(width, soft_cap, *extra, *rows[:3], *cols[:2], *scratch)
 
     job = Pass(
         name="maskc_backward_dq",
@@ -198,8 +201,9 @@ def backward_dq(
         body=body,
     )
     (dq,) = run_pass(
-        job, work, words, head_mask, [q, dout, rows], [k, v], config=config, scalars=[sm_scale]
-    )
+        job, work, words, head_mask, [q, dout, rows], [k, v],
+        config=config, scalars=[sm_scale], segments=segments,
+    )  # fmt: skip
     return dq
 
 
@@ -212,6 +216,7 @@ def backward_dkv(
     sizes: Sizes,
     config: KernelConfig,
     soft_cap: float | None = None,
+    segments: Segments | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of k and v, summed over the query heads that share a kv head.
 
@@ -227,13 +232,14 @@ def backward_dkv(
         sizes: the sizes.
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
+        segments: ids of the blocks, queries' as `q`; `work` was made with them.
 
     Returns:
         [batch * kv_heads, keys, head_dim] and [.., v_head_dim], in the dtypes of k and v.
     """
     q, k, v, dout, rows = operands
     bq, bkv, group = sizes.block_q, sizes.block_kv, sizes.group
-    together = work.ptr.shape[0] == 2 or group == 1
+    together = work.masks == 1 or group == 1
     members = group if together else 1
 
     def q_lane(lane: jax.Array, member: jax.Array) -> jax.Array:
@@ -246,7 +252,7 @@ def backward_dkv(
         lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
     ) -> _Dkv:
         del lane, extra
-        return _Dkv(config.compute_width(bq), soft_cap, *rows, *cols, *scratch)
+        return _Dkv(config.compute_width(bq), soft_cap, *rows[:2], *cols[:3], *scratch)
 
     own = q.shape[0] // members
     shapes = [(own, *x.shape[1:]) for x in (k, v)]
@@ -270,7 +276,10 @@ def backward_dkv(
         scratch=[pltpu.VMEM((bkv, x.shape[-1]), jnp.float32) for x in (k, v)],
         body=body,
     )  # fmt: skip
-    dk, dv = run_pass(job, work, words, head_mask, [k, v], [q, dout, rows], config=config)
+    dk, dv = run_pass(
+        job, work, words, head_mask, [k, v], [q, dout, rows],
+        config=config, segments=None if segments is None else segments.transposed,
+    )  # fmt: skip
     if together:
         return dk, dv
     return tuple(

@@ -7,6 +7,7 @@ picking one of them is an AND with a constant, no shuffle.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import jax
@@ -29,6 +30,7 @@ def word_rows(rows: int) -> int:
     return -(-rows // ROWS) * _SUBLANES
 
 
+@functools.partial(jax.jit, static_argnames="transposed")
 def mask_words(table: BlockTable, *, transposed: bool = False) -> jax.Array:
     """The table's partial blocks as int32 [unique or 1, word_rows, columns].
 

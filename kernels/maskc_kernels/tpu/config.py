@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jax.experimental.pallas import tpu as pltpu
-
-if TYPE_CHECKING:
-    import jax
-
-    from maskc_kernels.tables import AttentionTables
 
 __all__ = ["DTYPES", "LANES", "LN2", "LOG2E", "MASKED", "KernelConfig"]
 
@@ -47,26 +42,6 @@ class KernelConfig:
         """Columns per matrix product: the largest divisor of the block within the limit."""
         most = min(self.compute or 512, block) // LANES
         return next(n * LANES for n in range(most, 0, -1) if block % (n * LANES) == 0)
-
-    def check(self, q: jax.Array, k: jax.Array, v: jax.Array, tables: AttentionTables) -> None:
-        """Can the kernels run this?
-
-        Raises:
-            ValueError: they cannot; the text says why.
-        """
-        for name, array in (("q", q), ("k", k), ("v", v)):
-            if array.dtype.name not in DTYPES or array.dtype != q.dtype:
-                raise ValueError(
-                    f"{name}: the TPU kernels take {' or '.join(DTYPES)}, one for q, k and v; got "
-                    f"{array.dtype.name} of shape {array.shape}"
-                )
-        for name, table in (("fwd", tables.fwd), ("dq", tables.dq), ("dkv", tables.dkv)):
-            for side in ("block_q", "block_kv"):
-                if (block := getattr(table, side)) % LANES:
-                    raise ValueError(
-                        f"{side}: the TPU kernels take multiples of {LANES}, got {block} for the "
-                        f"{name} pass; compile the plan with such blocks"
-                    )
 
     @property
     def compiler_params(self) -> pltpu.CompilerParams:

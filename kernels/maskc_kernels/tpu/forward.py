@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from maskc_kernels.tpu.softmax import NT, Ref, Softmax, capped, dot, masked
+from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot
 from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.config import KernelConfig
+    from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
 
@@ -46,14 +47,13 @@ class _Forward(NamedTuple):
         del row_slot
         self.softmax.start()
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, words: Ref | None) -> None:
+    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
         """Take one block into the softmax, `width` keys at a time."""
         q, k, v = self.q[row_slot], self.k.at[col_slot], self.v.at[col_slot]
         for at in range(0, k.shape[0], self.width):
             part = slice(at, at + self.width)
             scores, _ = capped(dot(q, k[part], NT), self.soft_cap)
-            mask = None if words is None else words[:, part]
-            self.softmax.absorb(masked(scores, mask), v[part])
+            self.softmax.absorb(mask.apply(scores, part), v[part])
 
     def end(self) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""
@@ -73,6 +73,7 @@ def forward(
     config: KernelConfig,
     soft_cap: float | None = None,
     sinks: jax.Array | None = None,
+    segments: Segments | None = None,
     residuals: bool = True,
 ) -> tuple[jax.Array, ...]:
     """Run the forward kernel on operands that are whole blocks.
@@ -89,6 +90,7 @@ def forward(
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
         sinks: float32 [heads], scores to the base 2 that take part in every sum.
+        segments: ids of the blocks; `work` was made with them.
         residuals: give the log-sum-exp too.
 
     Returns:
@@ -132,4 +134,9 @@ def forward(
         body=body,
     )
     scalars = [] if sinks is None else [sinks]
-    return tuple(run_pass(job, work, words, head_mask, [q], [k, v], config=config, scalars=scalars))
+    return tuple(
+        run_pass(
+            job, work, words, head_mask, [q], [k, v],
+            config=config, scalars=scalars, segments=segments,
+        )
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 from maskc_kernels.tpu.bits import unpack_words
 from maskc_kernels.tpu.config import LANES, LN2, MASKED
 
-__all__ = ["NN", "NT", "Softmax", "capped", "dot", "lanes", "masked"]
+__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "upright"]
 
 Ref = Any
 NN = (((1,), (0,)), ((), ()))
@@ -43,11 +43,36 @@ def capped(products: jax.Array, soft_cap: float | None) -> tuple[jax.Array, jax.
     return share * soft_cap, 1 - share * share
 
 
-def masked(scores: jax.Array, words: jax.Array | None) -> jax.Array:
-    """Scores with `MASKED` where the words forbid."""
-    if words is None:
+def upright(row: jax.Array) -> jax.Array:
+    """[1, n] -> [n, 128], equal along its rows."""
+    return jnp.broadcast_to(row, (LANES, row.shape[1])).T
+
+
+class Mask(NamedTuple):
+    """What restricts one block, in VMEM and SMEM.
+
+    Attributes:
+        words: int32 [word rows, columns], its bits; None if all attend.
+        all_bits: int32 [], -1 if the bits do not count after all, else 0; None is 0.
+        row_ids: int32 [rows, 128], segment ids in every lane; None without segments.
+        col_ids: int32 [1, columns].
+    """
+
+    words: Ref | None = None
+    all_bits: jax.Array | None = None
+    row_ids: Ref | None = None
+    col_ids: Ref | None = None
+
+    def apply(self, scores: jax.Array, part: slice) -> jax.Array:
+        """Scores of some of the columns, with `MASKED` where a pair may not attend."""
+        if self.words is not None:
+            words = self.words[:, part]
+            words = words if self.all_bits is None else words | self.all_bits
+            scores = jnp.where(unpack_words(words, scores.shape[0]), scores, MASKED)
+        if self.row_ids is not None and self.col_ids is not None:
+            same = lanes(self.row_ids[...], scores.shape[1]) == self.col_ids[:, part]
+            scores = jnp.where(same, scores, MASKED)
         return scores
-    return jnp.where(unpack_words(words, scores.shape[0]), scores, MASKED)
 
 
 class Softmax(NamedTuple):

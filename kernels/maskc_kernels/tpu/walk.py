@@ -8,7 +8,7 @@ this row began. What is in VMEM already is not fetched again. Results leave in t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -16,10 +16,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from maskc_kernels.tpu.config import LANES
+from maskc_kernels.tpu.softmax import Mask, upright
 from maskc_kernels.tpu.stream import Buffers, Ref, Stream
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.config import KernelConfig
+    from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.worklist import Entry, WorkList
 
 __all__ = ["Body", "Form", "Pass", "Tiles", "array_form", "lane_itself", "run_pass"]
@@ -78,8 +81,8 @@ class Body(Protocol):
         """A row begins; its operands are in VMEM."""
         ...
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, words: Ref | None) -> None:
-        """Take in one block; `words` is its mask in VMEM, None if all attend."""
+    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+        """Take in one block under its mask."""
         ...
 
     def end(self) -> tuple[jax.Array, ...]:
@@ -115,6 +118,16 @@ class Pass:
     scratch: Sequence[Any]
     body: Callable[[jax.Array, list[Ref], list[Ref], list[Ref], list[Ref]], Body]
 
+    def with_ids(self, segments: Segments, lane: Lane) -> Pass:
+        """With segment ids as the last operands of both sides, and room for the rows' upright."""
+        row, col = self.row_side[0].block, self.col_side[0].block
+        return replace(
+            self,
+            row_side=[*self.row_side, Tiles(segments.q, row, lane, wide=True)],
+            col_side=[*self.col_side, Tiles(segments.kv, col, lane, wide=True)],
+            scratch=[pltpu.VMEM((row, LANES), jnp.int32), *self.scratch],
+        )
+
 
 class _State(NamedTuple):
     """What one step hands to the next: int32 scalars.
@@ -139,7 +152,11 @@ class _State(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """One lane's walk, in the kernel."""
+    """One lane's walk, in the kernel.
+
+    With segment ids, `row_ids` is where the row's stand upright, and the last operand of either
+    side is the ids.
+    """
 
     job: Pass
     lane: jax.Array
@@ -148,6 +165,7 @@ class _Walk(NamedTuple):
     row_side: list[Buffers]
     col_side: list[Buffers]
     results: list[Buffers]
+    row_ids: Ref | None
     body: Body
 
     def run(self, begin: jax.Array, end: jax.Array) -> None:
@@ -196,17 +214,29 @@ class _Walk(NamedTuple):
         def _() -> None:
             self.begin_row(row)
 
-        @pl.when((entry.listed != 0) & (entry.partial == 0))
+        @pl.when(state.bits_coming != 0)
         def _() -> None:
-            self.body.absorb(row & 1, state.col_slot, None)
+            self.bits.fetch(state.bits_slot, 0).wait()
 
-        @pl.when(entry.partial != 0)
+        words = self.bits.vmem.at[state.bits_slot]
+
+        @pl.when((entry.listed != 0) & (entry.partial == 0) & (entry.cut == 0))
         def _() -> None:
-            @pl.when(state.bits_coming != 0)
+            self.body.absorb(row & 1, state.col_slot, Mask())
+
+        @pl.when((entry.partial != 0) & (entry.cut == 0))
+        def _() -> None:
+            self.body.absorb(row & 1, state.col_slot, Mask(words))
+
+        if self.row_ids is not None:
+
+            @pl.when(entry.cut != 0)
             def _() -> None:
-                self.bits.fetch(state.bits_slot, 0).wait()
-
-            self.body.absorb(row & 1, state.col_slot, self.bits.vmem.at[state.bits_slot])
+                all_bits = (entry.partial == 0).astype(jnp.int32) * -1
+                col_ids = self.col_side[-1].vmem.at[state.col_slot]
+                self.body.absorb(
+                    row & 1, state.col_slot, Mask(words, all_bits, self.row_ids, col_ids)
+                )
 
         @pl.when(closes)
         def _() -> None:
@@ -264,6 +294,8 @@ class _Walk(NamedTuple):
             for copy in self.row_copies(row + 1):
                 copy.start()
 
+        if self.row_ids is not None:
+            self.row_ids[...] = upright(self.row_side[-1].vmem[row & 1])
         self.body.begin(row & 1)
 
     def end_row(self, row: jax.Array) -> None:
@@ -313,6 +345,7 @@ def run_pass(
     *,
     config: KernelConfig,
     scalars: Sequence[jax.Array] = (),
+    segments: Segments | None = None,
 ) -> list[jax.Array]:
     """Call the kernel of a pass.
 
@@ -325,11 +358,16 @@ def run_pass(
         col_side: operands in the order of `job.col_side`.
         config: how to run it.
         scalars: small arrays that the body finds in SMEM.
+        segments: ids, those of the rows as `q`; `work` was made with them.
 
     Returns:
         The results, in the order of `job.results`.
     """
     prefetched = [head_mask, work.ptr, *scalars]
+    per_batch = job.lanes // work.batches
+    if segments is not None:
+        job = job.with_ids(segments, lambda lane, _: jax.lax.div(lane, jnp.int32(per_batch)))
+        row_side, col_side = [*row_side, segments.q], [*col_side, segments.kv]
     sides = [*job.row_side, *job.col_side, *job.results]
 
     def kernel(*refs: Ref) -> None:
@@ -342,11 +380,14 @@ def run_pass(
         buffers = [Buffers(hbm, next(rest), next(rest)) for hbm in operands]
         rows, buffers = buffers[: len(job.row_side)], buffers[len(job.row_side) :]
         cols, results = buffers[: len(job.col_side)], buffers[len(job.col_side) :]
+        row_ids = None if segments is None else next(rest)
         body = job.body(
             lane, extra, [side.vmem for side in rows], [side.vmem for side in cols], [*rest]
         )
-        walk = _Walk(job, lane, stream, mask_bits, rows, cols, results, body)
+        walk = _Walk(job, lane, stream, mask_bits, rows, cols, results, row_ids, body)
         mask = mask_of[job.head(lane)]
+        if work.batches > 1:
+            mask += jax.lax.div(lane, jnp.int32(per_batch)) * work.masks
         walk.run(ptr[mask], ptr[mask + 1])
 
     anywhere = pl.BlockSpec(memory_space=pl.ANY)

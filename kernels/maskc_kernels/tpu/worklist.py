@@ -13,6 +13,7 @@ lists, against hundreds of nanoseconds of matmul per entry and head.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,11 +22,12 @@ import jax.numpy as jnp
 
 if TYPE_CHECKING:
     from maskc_kernels.tables import BlockTable, TableArray
+    from maskc_kernels.tpu.segments import BlockIds
 
 __all__ = ["Entry", "EntryForm", "WorkList", "work_list"]
 
-FIRST, LAST, LISTED, PARTIAL = (1 << bit for bit in range(4))
-FLAGS = 4
+FIRST, LAST, LISTED, PARTIAL, CUT = (1 << bit for bit in range(5))
+FLAGS = 5
 """Bits of an entry before its column."""
 
 _WORD = 32
@@ -38,7 +40,8 @@ class Entry(NamedTuple):
         first: not 0 where a row begins.
         last: not 0 where it ends.
         listed: not 0 unless the row has no block; then the rest means nothing.
-        partial: not 0 if only some of the block's pairs attend.
+        partial: not 0 if the mask lets only some of the block's pairs attend.
+        cut: not 0 if segment ids may forbid some of them.
         col: number of the block on the other side.
         partial_id: which partial block applies.
     """
@@ -47,6 +50,7 @@ class Entry(NamedTuple):
     last: jax.Array
     listed: jax.Array
     partial: jax.Array
+    cut: jax.Array
     col: jax.Array
     partial_id: jax.Array
 
@@ -74,10 +78,8 @@ class EntryForm:
             col &= jnp.int32((1 << self.col_bits) - 1)
         else:
             partial_id = words[1]
-        first, last, listed, partial = (
-            flags & jnp.int32(mark) for mark in (FIRST, LAST, LISTED, PARTIAL)
-        )
-        return Entry(first, last, listed, partial, col, partial_id)
+        marks = (flags & jnp.int32(mark) for mark in (FIRST, LAST, LISTED, PARTIAL, CUT))
+        return Entry(*marks, col, partial_id)
 
 
 @jax.tree_util.register_dataclass
@@ -87,17 +89,32 @@ class WorkList:
 
     Attributes:
         form: how they are packed.
-        ptr: int32 [masks + 1], offsets of the masks, in entries.
+        batches: how many batches have lists of their own; 1 if all have the same.
+        ptr: int32 [batches * masks + 1], offsets of the lists, in entries.
         entries: int32 [chunks * chunk * words]; two chunks more than needed, so that reading
             ahead stays inside.
     """
 
     form: EntryForm = field(metadata={"static": True})
+    batches: int = field(metadata={"static": True})
     ptr: jax.Array
     entries: jax.Array
 
+    @property
+    def masks(self) -> int:
+        """How many masks there are."""
+        return (self.ptr.shape[0] - 1) // self.batches
 
-def work_list(table: BlockTable, rows: int, cols: int, *, chunk: int = 1024) -> WorkList:
+
+@functools.partial(jax.jit, static_argnames=("rows", "cols", "chunk"))
+def work_list(
+    table: BlockTable,
+    *,
+    rows: int,
+    cols: int,
+    chunk: int = 1024,
+    ids: tuple[BlockIds, BlockIds] | None = None,
+) -> WorkList:
     """Merge the full and the partial blocks of every row into one list.
 
     Args:
@@ -105,53 +122,96 @@ def work_list(table: BlockTable, rows: int, cols: int, *, chunk: int = 1024) -> 
         rows: rows of one mask.
         cols: blocks of the other side.
         chunk: entries per chunk.
+        ids: segment ids of the rows and of the columns. Then every batch has lists of its own,
+            without the blocks whose ids do not meet.
 
     Returns:
         The list; in every row first the full blocks, then the partial ones.
     """
     col_bits = max(1, (cols - 1).bit_length())
     id_bits = max(1, (table.partial_blocks.shape[0] - 1).bit_length())
-    words = 1 if FLAGS + col_bits + id_bits <= _WORD else 2
-    full_ptr, partial_ptr = jnp.asarray(table.full_ptr), jnp.asarray(table.partial_ptr)
-    full, partial = jnp.diff(full_ptr), jnp.diff(partial_ptr)
+    form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits <= _WORD else 2, chunk)
+    lists = [
+        _listed(table.full_ptr, table.full_idx, None, form, rows, ids),
+        _listed(table.partial_ptr, table.partial_idx, table.partial_id, form, rows, ids),
+    ]
+    full, partial = (part.count for part in lists)
     size = jnp.maximum(full + partial, 1)
-    ends = jnp.cumsum(size, dtype=jnp.int32)
+    ends = jnp.cumsum(size, dtype=jnp.int32).reshape(size.shape)
     starts = ends - size
 
-    most = table.full_idx.shape[0] + table.partial_idx.shape[0] + size.shape[0]
-    length = (-(-most // chunk) + 2) * chunk
-    entries = jnp.zeros((length, words), jnp.int32)
-    entries = entries.at[starts, 0].set(FIRST, unique_indices=True, indices_are_sorted=True)
-    entries = entries.at[ends - 1, 0].add(LAST, unique_indices=True, indices_are_sorted=True)
-    columns = _words(table.full_idx, None, LISTED, col_bits, words)
-    entries = _put(entries, columns, starts, full_ptr)
-    columns = _words(table.partial_idx, table.partial_id, LISTED | PARTIAL, col_bits, words)
-    entries = _put(entries, columns, starts + full, partial_ptr)
-    ptr = jnp.concatenate([starts, ends[-1:]])[::rows]
-    return WorkList(EntryForm(col_bits, words, chunk), ptr, entries.reshape(-1))
+    batches, most = size.shape[0], sum(part.row.shape[0] for part in lists) + size.shape[1]
+    length = (-(-batches * most // chunk) + 2) * chunk
+    entries = jnp.zeros((length, form.words), jnp.int32)
+    edges = {"unique_indices": True, "indices_are_sorted": True}
+    entries = entries.at[starts.reshape(-1), 0].set(FIRST, **edges)
+    entries = entries.at[ends.reshape(-1) - 1, 0].add(LAST, **edges)
+    entries = lists[0].put(entries, starts)
+    entries = lists[1].put(entries, starts + full)
+    ptr = jnp.concatenate([starts.reshape(-1), ends[-1, -1:]])[::rows]
+    return WorkList(form, batches, ptr, entries.reshape(-1))
 
 
-def _words(
-    columns: TableArray, ids: TableArray | None, flags: int, col_bits: int, words: int
-) -> jax.Array:
-    """What the list holds for these blocks, without the marks of rows: int32 [blocks, words]."""
-    col = jnp.asarray(columns).astype(jnp.int32)
-    number = jnp.zeros_like(col) if ids is None else jnp.asarray(ids).astype(jnp.int32)
-    word = flags | col << FLAGS
-    if words == 1:
-        return (word | number << (FLAGS + col_bits))[:, None]
-    return jnp.stack([word, number], axis=1)
+class _Listed(NamedTuple):
+    """The blocks of one kind, of which every batch keeps some.
+
+    Attributes:
+        ptr: int32 [rows + 1], offsets of the rows of all masks.
+        row: int32 [n], the row of every block.
+        words: int32 [batches, n, words], its entry, without the marks of rows.
+        before: int32 [batches, n + 1], how many blocks are kept before it.
+        sorted: what is kept of a list is its beginning.
+    """
+
+    ptr: jax.Array
+    row: jax.Array
+    words: jax.Array
+    before: jax.Array
+    sorted: bool
+
+    @property
+    def count(self) -> jax.Array:
+        """How many blocks every row keeps: int32 [batches, rows]."""
+        return jnp.diff(self.before[:, self.ptr], axis=1)
+
+    def put(self, entries: jax.Array, starts: jax.Array) -> jax.Array:
+        """Add what is kept to the entries of every row, from `starts[batch, row]` on."""
+        batches, n, words = self.words.shape
+        if not n:
+            return entries
+        kept = jnp.diff(self.before, axis=1) != 0
+        place = starts[:, self.row] + self.before[:, :-1] - self.before[:, self.ptr[self.row]]
+        beyond = len(entries) + jnp.arange(batches * n, dtype=jnp.int32).reshape(batches, n)
+        place = jnp.where(kept, place, beyond).reshape(-1)
+        return entries.at[place].add(
+            self.words.reshape(-1, words),
+            mode="drop", unique_indices=True, indices_are_sorted=self.sorted,
+        )  # fmt: skip
 
 
-def _put(entries: jax.Array, blocks: jax.Array, starts: jax.Array, ptr: jax.Array) -> jax.Array:
-    """Add the blocks of every row from `starts[row]` on."""
-    count = blocks.shape[0]
-    if not count:
-        return entries
-    number = jnp.arange(count, dtype=jnp.int32)
-    row = jnp.repeat(jnp.arange(len(starts), dtype=jnp.int32), jnp.diff(ptr),
-                     total_repeat_length=count)  # fmt: skip
+def _listed(
+    offsets: TableArray,
+    columns: TableArray,
+    numbers: TableArray | None,
+    form: EntryForm,
+    rows: int,
+    ids: tuple[BlockIds, BlockIds] | None,
+) -> _Listed:
+    """Blocks of one kind; `numbers` of partial ones."""
+    ptr, col = jnp.asarray(offsets), jnp.asarray(columns).astype(jnp.int32)
+    row = jnp.repeat(jnp.arange(len(ptr) - 1, dtype=jnp.int32), jnp.diff(ptr),
+                     total_repeat_length=len(col))  # fmt: skip
     # Lists may be longer than their rows say; what no row points at goes nowhere.
-    beyond = len(entries) + number
-    place = jnp.where(number < ptr[-1], starts[row] + number - ptr[row], beyond)
-    return entries.at[place].add(blocks, mode="drop", unique_indices=True, indices_are_sorted=True)
+    before = jnp.minimum(jnp.arange(len(col) + 1, dtype=jnp.int32), ptr[-1])[None]
+    flags = (LISTED if numbers is None else LISTED | PARTIAL) | col[None] << FLAGS
+    if ids is not None:
+        row_ids, col_ids = ids[0].pick(jax.lax.rem(row, jnp.int32(rows))), ids[1].pick(col)
+        kept = row_ids.meets(col_ids) & (jnp.diff(before) != 0)
+        before = jnp.pad(jnp.cumsum(kept, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
+        flags |= jnp.where(row_ids.cuts(col_ids), CUT, 0)
+    number = jnp.zeros_like(col) if numbers is None else jnp.asarray(numbers).astype(jnp.int32)
+    if form.words == 1:
+        words = (flags | number << (FLAGS + form.col_bits))[..., None]
+    else:
+        words = jnp.stack(jnp.broadcast_arrays(flags, number[None]), axis=-1)
+    return _Listed(ptr, row, words, before, ids is None)

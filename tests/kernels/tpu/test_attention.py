@@ -38,6 +38,7 @@ class Shape:
     batch: int = 1
     soft_cap: float | None = None
     sinks: tuple | None = None
+    segments: bool = False
 
     @property
     def masks(self):
@@ -69,6 +70,10 @@ SHAPES = {
     "cap and sinks": Shape(
         256, 200, 2, 1, 16, 16, SQUARE, soft_cap=1.5, sinks=(0.5, -2.0)
     ),
+    "segments, grouped": Shape(300, 400, 4, 2, 8, 8, SQUARE, batch=2, segments=True),
+    "segments, masks per head, sinks": Shape(
+        384, 300, 2, 1, 8, 8, SQUARE, pattern=(0, 1), sinks=(1.0, 0.0), segments=True
+    ),
 }  # fmt: skip
 
 
@@ -76,10 +81,11 @@ SHAPES = {
 def compiled(soft_cap, config):
     """One jitted function for all: output, lse and the gradients of both."""
 
-    def run(q, k, v, sm_scale, sinks, dout, dlse, tables):
+    def run(q, k, v, sm_scale, sinks, dout, dlse, tables, ids=(None, None)):
         (out, lse), pullback = jax.vjp(
             lambda q, k, v, sm_scale, sinks: block_sparse_attention(
                 q, k, v, sm_scale, tables,
+                q_segment_ids=ids[0], kv_segment_ids=ids[1],
                 logits_soft_cap=soft_cap, sinks=sinks, config=config,
             ),
             q, k, v, sm_scale, sinks,
@@ -91,12 +97,18 @@ def compiled(soft_cap, config):
 
 @pytest.fixture
 def check(oracle, near, draw_inputs):
-    def against_oracle(shape, plan, tables, seed=0, tolerance=FP32, dtype="float32", config=PLAIN):
+    def against_oracle(
+        shape, plan, tables, seed=0, tolerance=FP32, dtype="float32", config=PLAIN, scale=0.4
+    ):
         q, k, v, dout = draw_inputs(seed, *shape.inputs, dtype=dtype)
         dlse = np.random.default_rng(seed + 1).standard_normal(q.shape[:3]).astype(np.float32)
-        scale, sinks = np.float32(0.4), shape.sinks and np.asarray(shape.sinks, np.float32)
-        results = compiled(shape.soft_cap, config)(q, k, v, scale, sinks, dout, dlse, tables)
-        mask = np.stack([plan.to_dense(head) for head in range(shape.heads)])
+        scale, sinks = np.float32(scale), shape.sinks and np.asarray(shape.sinks, np.float32)
+        ids = draw_ids(shape, seed) if shape.segments else (None, None)
+        results = compiled(shape.soft_cap, config)(q, k, v, scale, sinks, dout, dlse, tables, ids)
+        mask = np.stack([plan.to_dense(head) for head in range(shape.heads)])[None]
+        if shape.segments:
+            q_ids, kv_ids = ids[0][:, None, :, None], ids[1][:, None, None, :]
+            mask = mask & (q_ids == kv_ids) & (q_ids >= 0)
         dlse = np.where(mask.any(-1), dlse, 0)
         expected = oracle(q, k, v, mask, scale, dout, dlse, soft_cap=shape.soft_cap, sinks=sinks)
         assert [x.dtype.name for x in results[:5]] == [dtype, "float32", dtype, dtype, dtype]
@@ -108,6 +120,21 @@ def check(oracle, near, draw_inputs):
             near(result, np.asarray(getattr(expected, name)), tolerance, name, terms)
 
     return against_oracle
+
+
+def draw_ids(shape, seed):
+    """Runs of ids, in order, shuffled or all alike, with padding here and there."""
+    rng = np.random.default_rng(seed + 2)
+
+    def side(length):
+        cuts = np.sort(rng.integers(0, length + 1, rng.integers(0, 5)))
+        ids = np.repeat(np.arange(len(cuts) + 1), np.diff([0, *cuts, length]))
+        ids = rng.permutation(len(cuts) + 1)[ids] if rng.random() < 0.3 else ids
+        ids[rng.integers(0, length + 1) :] = -rng.integers(1, 9) if rng.random() < 0.5 else 1
+        return ids.astype(np.int32)
+
+    draws = [[side(length) for _ in range(shape.batch)] for length in (shape.q_len, shape.kv_len)]
+    return tuple(map(np.stack, draws))
 
 
 def leaves(shape):

@@ -57,7 +57,9 @@ def results(topology):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("topology", [*USUAL, *(pytest.param(x, marks=pytest.mark.long) for x in OTHERS)])
+@pytest.mark.parametrize(
+    "topology", [*USUAL, *(pytest.param(x, marks=pytest.mark.long) for x in OTHERS)]
+)
 def test_everything_compiles_within_the_memories(topology):
     for case in CASES:
         result = results(topology)[case.name]

@@ -50,14 +50,15 @@ def assert_same(actual, wanted):
     pairs = map(zip, actual, wanted)
     for found, right in itertools.chain.from_iterable(pairs):
         assert tuple(bool(mark) for mark in found[:4]) == right[:4]
-        for value, number in zip(found[4:], right[4:], strict=True):
+        assert not found[4]
+        for value, number in zip(found[5:], right[4:], strict=True):
             assert number is None or value == number
 
 
 @pytest.mark.parametrize("direction", ["fwd", "dkv"])
 def test_entries_are_the_rows_of_the_lists(direction, tables_of):
     rows, cols = (3, 4) if direction == "fwd" else (4, 3)
-    build = jax.jit(lambda table: work_list(table, rows, cols, chunk=8))
+    build = jax.jit(lambda table: work_list(table, rows=rows, cols=cols, chunk=8))
 
     @settings(max_examples=30)
     @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.05, 0.5]))
@@ -82,7 +83,7 @@ def test_entries_are_the_rows_of_the_lists(direction, tables_of):
 @pytest.mark.parametrize("mask", [Full(), Empty()])
 def test_a_row_without_blocks_has_one_entry(mask):
     table = BlockTable.from_lists(compile_mask(mask, q_len=24, block_q=8, block_kv=8).fwd)
-    (entries,) = decoded(work_list(table, 3, 3))
+    (entries,) = decoded(work_list(table, rows=3, cols=3))
     assert_same([entries], expected(table, 3))
     assert len(entries) == (9 if mask == Full() else 3)
 
@@ -90,9 +91,9 @@ def test_a_row_without_blocks_has_one_entry(mask):
 def test_an_entry_takes_two_words_where_one_is_too_short():
     plan = compile_mask(Dense(np.eye(24, dtype=bool)), q_len=24, block_q=8, block_kv=8)
     table = BlockTable.from_lists(plan.fwd)
-    assert work_list(table, 3, 3).form == EntryForm(col_bits=2, words=1, chunk=1024)
+    assert work_list(table, rows=3, cols=3).form == EntryForm(col_bits=2, words=1, chunk=1024)
     # Columns of 28 bits leave no bit for the number of a partial block.
-    wide = work_list(table, 3, 1 << 28)
+    wide = work_list(table, rows=3, cols=1 << 28)
     assert wide.form == EntryForm(col_bits=28, words=2, chunk=1024)
     assert_same(decoded(wide), expected(table, 3))
 
@@ -102,6 +103,6 @@ def test_all_32_bits_of_a_word_are_used():
     table = BlockTable.from_lists(plan.fwd)
     blocks = np.zeros((4, 8, 1), np.uint8)
     table = dataclasses.replace(table, partial_id=np.int8([3, 2, 1]), partial_blocks=blocks)
-    work = work_list(table, 3, 1 << 26)
+    work = work_list(table, rows=3, cols=1 << 25)
     assert work.form.words == 1
     assert_same(decoded(work), expected(table, 3))
