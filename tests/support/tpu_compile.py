@@ -7,12 +7,12 @@ and for every kernel the bytes of VMEM and SMEM that it allocates.
 """
 
 import dataclasses
-import glob
 import json
 import os
 import re
 import sys
 import tempfile
+from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,16 @@ class Case:
     soft_cap: float | None = None
     sinks: bool = False
     masks: int = 1
+    segments: bool = False
     gradients: bool = True
 
 
 def main(topology, cases):
-    dump = tempfile.mkdtemp(prefix="tpu_compile_")
+    with tempfile.TemporaryDirectory(prefix="tpu_compile_") as dump:
+        compile_all(topology, cases, Path(dump))
+
+
+def compile_all(topology, cases, dump):
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -49,7 +54,8 @@ def main(topology, cases):
 
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     for case in cases:
-        print("RESULT " + json.dumps({"name": case.name} | compiled(case, device, dump)))
+        result = {"name": case.name} | compiled(case, device, dump)
+        sys.stdout.write(f"RESULT {json.dumps(result)}\n")
 
 
 def compiled(case, device, dump):
@@ -62,12 +68,14 @@ def compiled(case, device, dump):
     args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
     # Lowering rules that ask for the TPU's generation look at the mesh.
     mesh = jax.sharding.AbstractMesh((1,), ("_",), abstract_device=abstract_device_from(device))
-    for path in glob.glob(f"{glob.escape(dump)}/*"):
-        os.remove(path)
+    for path in dump.iterdir():
+        path.unlink()
     with jax.sharding.use_abstract_mesh(mesh):
         lowered = jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",))
     lowered.compile()
-    return {"text": len(lowered.as_text()), "kernels": allocations(dump)}
+    # The mesh writes a line of its own after every operation; without it, they are not there.
+    lines = [line for line in lowered.as_text().splitlines() if "sdy.sharding_constraint" not in line]
+    return {"text": len("\n".join(lines)), "kernels": allocations(dump)}
 
 
 def program(case):
@@ -95,27 +103,31 @@ def program(case):
     scale = jax.ShapeDtypeStruct((), jnp.float32)
     sinks = jax.ShapeDtypeStruct((case.heads,), jnp.float32) if case.sinks else None
 
-    def forward(q, k, v, scale, sinks, tables):
-        return block_sparse_attention(
-            q, k, v, scale, tables, logits_soft_cap=case.soft_cap, sinks=sinks
-        )
+    ids = (jax.ShapeDtypeStruct((case.batch, case.length), jnp.int32),) * 2 if case.segments else ()
 
-    def gradients(q, k, v, scale, sinks, tables, dout):
-        _, pull = jax.vjp(lambda *xs: forward(*xs, tables), q, k, v, scale, sinks)
+    def forward(q, k, v, scale, sinks, tables, ids):
+        q_ids, kv_ids = ids or (None, None)
+        return block_sparse_attention(
+            q, k, v, scale, tables, logits_soft_cap=case.soft_cap, sinks=sinks,
+            q_segment_ids=q_ids, kv_segment_ids=kv_ids,
+        )  # fmt: skip
+
+    def gradients(q, k, v, scale, sinks, tables, ids, dout):
+        _, pull = jax.vjp(lambda *xs: forward(*xs, tables, ids), q, k, v, scale, sinks)
         return pull((dout, jnp.zeros(dout.shape[:3], jnp.float32)))
 
-    args = (q, k, v, scale, sinks, tables)
+    args = (q, k, v, scale, sinks, tables, ids)
     return (gradients, (*args, dout)) if case.gradients else (forward, args)
 
 
 def allocations(dump):
     """Bytes per memory of every kernel, from the compiler's first dump of it."""
     found = {}
-    for path in glob.glob(f"{glob.escape(dump)}/*-maskc_*-original.txt"):
-        kernel = re.search(r"-(maskc_\w+?)(?:\.\d+)?-\d+-original", path)[1]
+    for path in dump.glob("*maskc_*-original.txt"):
+        kernel = re.search(r"(maskc_\w+?)_*(?:\.\d+)?-\d+-original", path.name)[1]
         pattern = r"#allocation\d+ \[shape = '[^']*', space=(\w+), size = (0x[0-9a-f]+)"
         sizes = {"vmem": 0, "smem": 0}
-        for space, size in re.findall(pattern, open(path).read()):
+        for space, size in re.findall(pattern, path.read_text()):
             if space in sizes:
                 sizes[space] += int(size, 16)
         found[kernel] = sizes

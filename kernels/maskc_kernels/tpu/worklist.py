@@ -199,8 +199,8 @@ def _listed(
 ) -> _Listed:
     """Blocks of one kind; `numbers` of partial ones."""
     ptr, col = jnp.asarray(offsets), jnp.asarray(columns).astype(jnp.int32)
-    row = jnp.repeat(jnp.arange(len(ptr) - 1, dtype=jnp.int32), jnp.diff(ptr),
-                     total_repeat_length=len(col))  # fmt: skip
+    begins = jnp.zeros(len(col) + 1, jnp.int32).at[ptr[1:-1]]
+    row = jnp.cumsum(begins.add(1, indices_are_sorted=True)[:-1], dtype=jnp.int32)
     # Lists may be longer than their rows say; what no row points at goes nowhere.
     before = jnp.minimum(jnp.arange(len(col) + 1, dtype=jnp.int32), ptr[-1])[None]
     flags = (LISTED if numbers is None else LISTED | PARTIAL) | col[None] << FLAGS

@@ -24,28 +24,29 @@ pytestmark = [
 ]
 
 MIB = 2**20
-USUAL = {"v5e:2x2": "v5e", "v6e:2x2": "v6e"}
-OTHERS = {"v5p:2x2x1": "v5p", "tpu7x:2x2x1": "tpu7x"}
-
+TOPOLOGIES = [
+    "v5e:2x2",
+    "v6e:2x2",
+    pytest.param("v5p:2x2x1", marks=pytest.mark.long),
+    pytest.param("tpu7x:2x2x1", marks=pytest.mark.long),
+]
 CASES = [
-    Case("plain"),
     Case("1M tokens", length=2**20, heads=1),
     Case("4M tokens", length=2**22, heads=1, block_q=1024, block_kv=1024, gradients=False),
-    Case("cap, sinks, masks per head", soft_cap=30.0, sinks=True, masks=2, batch=2),
-    Case("float32, ragged", dtype="float32", length=1000, block_q=128, block_kv=256),
-    *(
-        Case(f"head_dim {dim}", head_dim=dim, v_head_dim=v_dim, length=2048)
-        for dim, v_dim in ((64, 64), (80, 80), (96, 96), (192, 128), (256, 256))
-    ),
+    Case("head_dim 64, float32, ragged", 1000, 128, 256, head_dim=64, v_head_dim=64, dtype="float32"),
+    Case("head_dim 80, cap, sinks", 2048, soft_cap=30.0, sinks=True, head_dim=80, v_head_dim=80),
+    Case("head_dim 96, segments", 2048, batch=2, segments=True, head_dim=96, v_head_dim=96),
+    Case("head_dim 192, values 128, masks per head", 2048, masks=2, head_dim=192),
+    Case("head_dim 256, wide blocks", 4096, 512, 1024, head_dim=256, v_head_dim=256),
 ]
 VMEM = 16 * MIB  # what v5e gives a kernel by default, the least of the four
 SMEM = MIB // 16  # whatever the length; all of it is 1 MiB
-TEXT = 100_000
+FORWARD, GRADIENTS = 75_000, 130_000  # characters; two thirds are the kernels themselves
 
 
 @functools.cache
 def results(topology):
-    """Compile all cases for one topology; prints the table of what they use."""
+    """Compile all cases for one topology."""
     cases = json.dumps([dataclasses.asdict(case) for case in CASES])
     run = subprocess.run(
         [sys.executable, Path(tpu_compile.__file__), topology],
@@ -56,23 +57,20 @@ def results(topology):
     return {result["name"]: result for result in map(json.loads, lines)}
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "topology", [*USUAL, *(pytest.param(x, marks=pytest.mark.long) for x in OTHERS)]
-)
-def test_everything_compiles_within_the_memories(topology):
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_everything_compiles_within_the_memories(topology, record_property):
+    """`pytest -s` prints what every kernel uses."""
     for case in CASES:
         result = results(topology)[case.name]
-        print(f"{topology} {case.name}: HLO text {result['text']:,} bytes")
-        assert result["text"] < TEXT
+        line = f"{topology}, {case.name}: program of {result['text']:,} characters"
+        for kernel, used in sorted(result["kernels"].items()):
+            line += f"; {kernel} VMEM {used['vmem'] / MIB:.2f} MiB, SMEM {used['smem']:,} bytes"
+        sys.stdout.write(line + "\n")
+        record_property(f"{topology}, {case.name}", line)
+        assert result["text"] < (GRADIENTS if case.gradients else FORWARD)
         backward = {"maskc_backward_dq", "maskc_backward_dkv"} if case.gradients else set()
         assert set(result["kernels"]) == {"maskc_forward"} | backward
         for kernel, used in result["kernels"].items():
-            print(f"  {kernel}: VMEM {used['vmem'] / MIB:.2f} MiB, SMEM {used['smem']:,} bytes")
-            assert 0 < used["vmem"] < VMEM
-            assert 0 < used["smem"] < SMEM
-
-
-def test_the_program_does_not_grow_with_the_mask():
-    few, many = (results("v6e:2x2")[name]["text"] for name in ("plain", "1M tokens"))
-    assert many < 1.1 * few
+            assert 0 < used["vmem"] < VMEM, kernel
+            assert 0 < used["smem"] < SMEM, kernel
