@@ -74,7 +74,9 @@ def compiled(case, device, dump):
         lowered = jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",))
     lowered.compile()
     # The mesh writes a line of its own after every operation; without it, they are not there.
-    lines = [line for line in lowered.as_text().splitlines() if "sdy.sharding_constraint" not in line]
+    lines = [
+        line for line in lowered.as_text().splitlines() if "sdy.sharding_constraint" not in line
+    ]
     return {"text": len("\n".join(lines)), "kernels": allocations(dump)}
 
 

@@ -182,20 +182,22 @@ def _by_queries(
     table: BlockTable, sizes: Sizes, segments: Segments | None, config: KernelConfig
 ) -> WorkList:
     """The list whose rows are blocks of queries."""
-    blocks = None if segments is None else (segments.q_blocks, segments.kv_blocks)
-    return work_list(
-        table, rows=sizes.q_blocks, cols=sizes.kv_blocks, chunk=config.chunk, ids=blocks
+    ids = None if segments is None else (segments.q_blocks, segments.kv_blocks)
+    work: WorkList = work_list(
+        table, rows=sizes.q_blocks, cols=sizes.kv_blocks, chunk=config.chunk, ids=ids
     )
+    return work
 
 
 def _by_keys(
     table: BlockTable, sizes: Sizes, segments: Segments | None, config: KernelConfig
 ) -> WorkList:
     """The list whose rows are blocks of keys."""
-    blocks = None if segments is None else (segments.kv_blocks, segments.q_blocks)
-    return work_list(
-        table, rows=sizes.kv_blocks, cols=sizes.q_blocks, chunk=config.chunk, ids=blocks
+    ids = None if segments is None else (segments.kv_blocks, segments.q_blocks)
+    work: WorkList = work_list(
+        table, rows=sizes.kv_blocks, cols=sizes.q_blocks, chunk=config.chunk, ids=ids
     )
+    return work
 
 
 def _scaled(q: jax.Array, sm_scale: jax.Array) -> jax.Array:

@@ -228,15 +228,14 @@ class _Walk(NamedTuple):
         def _() -> None:
             self.body.absorb(row & 1, state.col_slot, Mask(words))
 
-        if self.row_ids is not None:
+        def absorb_cut() -> None:
+            all_bits = (entry.partial == 0).astype(jnp.int32) * -1
+            col_ids = self.col_side[-1].vmem.at[state.col_slot]
+            mask = Mask(words, all_bits, self.row_ids, col_ids)
+            self.body.absorb(row & 1, state.col_slot, mask)
 
-            @pl.when(entry.cut != 0)
-            def _() -> None:
-                all_bits = (entry.partial == 0).astype(jnp.int32) * -1
-                col_ids = self.col_side[-1].vmem.at[state.col_slot]
-                self.body.absorb(
-                    row & 1, state.col_slot, Mask(words, all_bits, self.row_ids, col_ids)
-                )
+        if self.row_ids is not None:
+            pl.when(entry.cut != 0)(absorb_cut)
 
         @pl.when(closes)
         def _() -> None:

@@ -78,8 +78,10 @@ class EntryForm:
             col &= jnp.int32((1 << self.col_bits) - 1)
         else:
             partial_id = words[1]
-        marks = (flags & jnp.int32(mark) for mark in (FIRST, LAST, LISTED, PARTIAL, CUT))
-        return Entry(*marks, col, partial_id)
+        first, last, listed, partial, cut = (
+            flags & jnp.int32(mark) for mark in (FIRST, LAST, LISTED, PARTIAL, CUT)
+        )
+        return Entry(first, last, listed, partial, cut, col, partial_id)
 
 
 @jax.tree_util.register_dataclass
@@ -135,7 +137,7 @@ def work_list(
         _listed(table.full_ptr, table.full_idx, None, form, rows, ids),
         _listed(table.partial_ptr, table.partial_idx, table.partial_id, form, rows, ids),
     ]
-    full, partial = (part.count for part in lists)
+    full, partial = (part.per_row for part in lists)
     size = jnp.maximum(full + partial, 1)
     ends = jnp.cumsum(size, dtype=jnp.int32).reshape(size.shape)
     starts = ends - size
@@ -143,9 +145,9 @@ def work_list(
     batches, most = size.shape[0], sum(part.row.shape[0] for part in lists) + size.shape[1]
     length = (-(-batches * most // chunk) + 2) * chunk
     entries = jnp.zeros((length, form.words), jnp.int32)
-    edges = {"unique_indices": True, "indices_are_sorted": True}
-    entries = entries.at[starts.reshape(-1), 0].set(FIRST, **edges)
-    entries = entries.at[ends.reshape(-1) - 1, 0].add(LAST, **edges)
+    first, last = starts.reshape(-1), ends.reshape(-1) - 1
+    entries = entries.at[first, 0].set(FIRST, unique_indices=True, indices_are_sorted=True)
+    entries = entries.at[last, 0].add(LAST, unique_indices=True, indices_are_sorted=True)
     entries = lists[0].put(entries, starts)
     entries = lists[1].put(entries, starts + full)
     ptr = jnp.concatenate([starts.reshape(-1), ends[-1, -1:]])[::rows]
@@ -170,7 +172,7 @@ class _Listed(NamedTuple):
     sorted: bool
 
     @property
-    def count(self) -> jax.Array:
+    def per_row(self) -> jax.Array:
         """How many blocks every row keeps: int32 [batches, rows]."""
         return jnp.diff(self.before[:, self.ptr], axis=1)
 

@@ -33,7 +33,9 @@ TOPOLOGIES = [
 CASES = [
     Case("1M tokens", length=2**20, heads=1),
     Case("4M tokens", length=2**22, heads=1, block_q=1024, block_kv=1024, gradients=False),
-    Case("head_dim 64, float32, ragged", 1000, 128, 256, head_dim=64, v_head_dim=64, dtype="float32"),
+    Case(
+        "head_dim 64, float32, ragged", 1000, 128, 256, head_dim=64, v_head_dim=64, dtype="float32"
+    ),
     Case("head_dim 80, cap, sinks", 2048, soft_cap=30.0, sinks=True, head_dim=80, v_head_dim=80),
     Case("head_dim 96, segments", 2048, batch=2, segments=True, head_dim=96, v_head_dim=96),
     Case("head_dim 192, values 128, masks per head", 2048, masks=2, head_dim=192),
