@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 __all__ = ["BlockIds", "Segments"]
 
-_NO_ID = jnp.iinfo(jnp.int32).max
+_NO_ID = 2**31 - 1
 _Q_PADDING, _KV_PADDING = -1, -2  # unequal: padding attends nothing, not even padding
 
 

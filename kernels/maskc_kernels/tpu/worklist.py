@@ -142,7 +142,7 @@ def work_list(
     ends = jnp.cumsum(size, dtype=jnp.int32).reshape(size.shape)
     starts = ends - size
 
-    batches, most = size.shape[0], sum(part.row.shape[0] for part in lists) + size.shape[1]
+    batches, most = size.shape[0], sum(part.words.shape[1] for part in lists) + size.shape[1]
     length = (-(-batches * most // chunk) + 2) * chunk
     entries = jnp.zeros((length, form.words), jnp.int32)
     first, last = starts.reshape(-1), ends.reshape(-1) - 1
@@ -159,14 +159,12 @@ class _Listed(NamedTuple):
 
     Attributes:
         ptr: int32 [rows + 1], offsets of the rows of all masks.
-        row: int32 [n], the row of every block.
         words: int32 [batches, n, words], its entry, without the marks of rows.
         before: int32 [batches, n + 1], how many blocks are kept before it.
         sorted: what is kept of a list is its beginning.
     """
 
     ptr: jax.Array
-    row: jax.Array
     words: jax.Array
     before: jax.Array
     sorted: bool
@@ -181,11 +179,11 @@ class _Listed(NamedTuple):
         batches, n, words = self.words.shape
         if not n:
             return entries
+        first = self.before[:, self.ptr[:-1]]
+        place = _spread(starts - first, self.ptr, n) + self.before[:, :-1]
         kept = jnp.diff(self.before, axis=1) != 0
-        place = starts[:, self.row] + self.before[:, :-1] - self.before[:, self.ptr[self.row]]
         beyond = len(entries) + jnp.arange(batches * n, dtype=jnp.int32).reshape(batches, n)
-        place = jnp.where(kept, place, beyond).reshape(-1)
-        return entries.at[place].add(
+        return entries.at[jnp.where(kept, place, beyond).reshape(-1)].add(
             self.words.reshape(-1, words),
             mode="drop", unique_indices=True, indices_are_sorted=self.sorted,
         )  # fmt: skip
@@ -201,13 +199,13 @@ def _listed(
 ) -> _Listed:
     """Blocks of one kind; `numbers` of partial ones."""
     ptr, col = jnp.asarray(offsets), jnp.asarray(columns).astype(jnp.int32)
-    begins = jnp.zeros(len(col) + 1, jnp.int32).at[ptr[1:-1]]
-    row = jnp.cumsum(begins.add(1, indices_are_sorted=True)[:-1], dtype=jnp.int32)
     # Lists may be longer than their rows say; what no row points at goes nowhere.
     before = jnp.minimum(jnp.arange(len(col) + 1, dtype=jnp.int32), ptr[-1])[None]
     flags = (LISTED if numbers is None else LISTED | PARTIAL) | col[None] << FLAGS
     if ids is not None:
-        row_ids, col_ids = ids[0].pick(jax.lax.rem(row, jnp.int32(rows))), ids[1].pick(col)
+        row = jnp.arange(len(ptr) - 1, dtype=jnp.int32)[None]
+        row = _spread(jax.lax.rem(row, jnp.int32(rows)), ptr, len(col))[0]
+        row_ids, col_ids = ids[0].pick(row), ids[1].pick(col)
         kept = row_ids.meets(col_ids) & (jnp.diff(before) != 0)
         before = jnp.pad(jnp.cumsum(kept, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
         flags |= jnp.where(row_ids.cuts(col_ids), CUT, 0)
@@ -216,4 +214,15 @@ def _listed(
         words = (flags | number << (FLAGS + form.col_bits))[..., None]
     else:
         words = jnp.stack(jnp.broadcast_arrays(flags, number[None]), axis=-1)
-    return _Listed(ptr, row, words, before, ids is None)
+    return _Listed(ptr, words, before, ids is None)
+
+
+def _spread(values: jax.Array, ptr: jax.Array, n: int) -> jax.Array:
+    """A number per row [batches, rows], given to every block of the row: [batches, n].
+
+    Steps at the rows' beginnings, summed: gathering millions of numbers is slow on a TPU.
+    """
+    steps = jnp.diff(values, axis=1, prepend=0)
+    marks = jnp.zeros((values.shape[0], n + 1), jnp.int32)
+    marks = marks.at[:, ptr[:-1]].add(steps, indices_are_sorted=True)
+    return jnp.cumsum(marks[:, :n], axis=1, dtype=jnp.int32)
