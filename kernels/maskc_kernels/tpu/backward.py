@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.config import LANES, LN2
-from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, upright
+from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, staggered, upright
 from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
 
 if TYPE_CHECKING:
-    from maskc_kernels.tpu.config import KernelConfig
+    from maskc_kernels.tpu.config import KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
@@ -49,7 +49,7 @@ class _Dq(NamedTuple):
     """The body of the dq pass.
 
     Attributes:
-        width: keys per matrix product.
+        config: how to cut blocks.
         soft_cap: cap on the scores to the base 2.
         sm_scale: [1], factor on the result.
         q: [2, block_q, head_dim].
@@ -62,7 +62,7 @@ class _Dq(NamedTuple):
         delta: float32 [block_q, 128], in every lane.
     """
 
-    width: int
+    config: KernelConfig
     soft_cap: float | None
     sm_scale: Ref
     q: Ref
@@ -83,16 +83,25 @@ class _Dq(NamedTuple):
 
     def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
         """Add one block's share."""
-        q, dout = self.q[row_slot], self.dout[row_slot]
+        q, dout = self.q.at[row_slot], self.dout.at[row_slot]
         k, v = self.k.at[col_slot], self.v.at[col_slot]
-        for at in range(0, k.shape[0], self.width):
-            part = slice(at, at + self.width)
-            scores, slope = capped(dot(q, k[part], NT), self.soft_cap)
-            scores = mask.apply(scores, part)
-            weights = jnp.exp2(scores - lanes(self.lse[...], self.width))
-            dscores = dot(dout, v[part], NT) - lanes(self.delta[...], self.width)
+
+        def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
+            rows, columns = tile
+            return dot(q[rows], k[columns], NT), dot(dout[rows], v[columns], NT)
+
+        def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
+            rows, columns = tile
+            scores, slope = capped(products[0], self.soft_cap)
+            width = scores.shape[1]
+            weights = jnp.exp2(mask.apply(scores, tile) - lanes(self.lse[rows], width))
+            dscores = products[1] - lanes(self.delta[rows], width)
             dscores *= weights if slope is None else weights * slope
-            self.dq[...] += dot(dscores.astype(k.dtype), k[part], NN)
+            self.dq[rows] += dot(dscores.astype(k.dtype), k[columns], NN)
+
+        order = self.config.order
+        tiles = self.config.tiles(q.shape[0], k.shape[0], order.dq)
+        staggered(tiles, order.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradient of q as it was before it was scaled."""
@@ -103,7 +112,7 @@ class _Dkv(NamedTuple):
     """The body of the dkv pass; scores are [keys, queries].
 
     Attributes:
-        width: queries per matrix product.
+        config: how to cut blocks.
         soft_cap: cap on the scores to the base 2.
         k: [2, block_kv, head_dim].
         v: [2, block_kv, v_head_dim].
@@ -114,7 +123,7 @@ class _Dkv(NamedTuple):
         dv: float32 [block_kv, v_head_dim], the sum so far.
     """
 
-    width: int
+    config: KernelConfig
     soft_cap: float | None
     k: Ref
     v: Ref
@@ -132,18 +141,25 @@ class _Dkv(NamedTuple):
 
     def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
         """Add one block's share."""
-        k, v = self.k[row_slot], self.v[row_slot]
-        queries, douts = self.q.at[col_slot], self.dout.at[col_slot]
-        for at in range(0, queries.shape[0], self.width):
-            part = slice(at, at + self.width)
-            q, dout, rows = queries[part], douts[part], self.rows[col_slot, :, part]
-            scores, slope = capped(dot(k, q, NT), self.soft_cap)
-            scores = mask.apply(scores, part)
-            weights = jnp.exp2(scores - rows[:1])
-            self.dv[...] += dot(weights.astype(dout.dtype), dout, NN)
-            dscores = dot(v, dout, NT) - rows[1:]
+        k, v, rows = self.k.at[row_slot], self.v.at[row_slot], self.rows.at[col_slot]
+        q, dout = self.q.at[col_slot], self.dout.at[col_slot]
+
+        def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
+            keys, queries = tile
+            return dot(k[keys], q[queries], NT), dot(v[keys], dout[queries], NT)
+
+        def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
+            keys, queries = tile
+            scores, slope = capped(products[0], self.soft_cap)
+            weights = jnp.exp2(mask.apply(scores, tile) - rows[:1, queries])
+            self.dv[keys] += dot(weights.astype(dout.dtype), dout[queries], NN)
+            dscores = products[1] - rows[1:, queries]
             dscores *= weights if slope is None else weights * slope
-            self.dk[...] += dot(dscores.astype(q.dtype), q, NN)
+            self.dk[keys] += dot(dscores.astype(q.dtype), q[queries], NN)
+
+        order = self.config.order
+        tiles = self.config.tiles(k.shape[0], q.shape[0], order.dkv)
+        staggered(tiles, order.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
@@ -185,8 +201,7 @@ def backward_dq(
         lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
     ) -> _Dq:
         del lane
-        width = config.compute_width(sizes.block_kv)
-        return _Dq(width, soft_cap, *extra, *rows[:3], *cols[:2], *scratch)
+        return _Dq(config, soft_cap, *extra, *rows[:3], *cols[:2], *scratch)
 
     job = Pass(
         name="maskc_backward_dq",
@@ -252,7 +267,7 @@ def backward_dkv(
         lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
     ) -> _Dkv:
         del lane, extra
-        return _Dkv(config.compute_width(bq), soft_cap, *rows[:2], *cols[:3], *scratch)
+        return _Dkv(config, soft_cap, *rows[:2], *cols[:3], *scratch)
 
     own = q.shape[0] // members
     shapes = [(own, *x.shape[1:]) for x in (k, v)]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot
+from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, staggered
 from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
 
 if TYPE_CHECKING:
-    from maskc_kernels.tpu.config import KernelConfig
+    from maskc_kernels.tpu.config import KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
@@ -23,7 +23,7 @@ class _Forward(NamedTuple):
     """The body of the pass.
 
     Attributes:
-        width: keys per matrix product.
+        config: how to cut blocks.
         soft_cap: cap on the scores to the base 2.
         sink: score to the base 2 that takes part in the sum.
         residuals: give the log-sum-exp too.
@@ -33,7 +33,7 @@ class _Forward(NamedTuple):
         softmax: the row's softmax.
     """
 
-    width: int
+    config: KernelConfig
     soft_cap: float | None
     sink: jax.Array | None
     residuals: bool
@@ -48,12 +48,19 @@ class _Forward(NamedTuple):
         self.softmax.start()
 
     def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
-        """Take one block into the softmax, `width` keys at a time."""
-        q, k, v = self.q[row_slot], self.k.at[col_slot], self.v.at[col_slot]
-        for at in range(0, k.shape[0], self.width):
-            part = slice(at, at + self.width)
-            scores, _ = capped(dot(q, k[part], NT), self.soft_cap)
-            self.softmax.absorb(mask.apply(scores, part), v[part])
+        """Take one block into the softmax."""
+        q, k, v = self.q.at[row_slot], self.k.at[col_slot], self.v.at[col_slot]
+
+        def scores(tile: Tile) -> jax.Array:
+            return dot(q[tile.rows], k[tile.columns], NT)
+
+        def use(tile: Tile, products: jax.Array) -> None:
+            scores, _ = capped(products, self.soft_cap)
+            self.softmax.absorb(tile.rows, mask.apply(scores, tile), v[tile.columns])
+
+        order = self.config.order
+        tiles = self.config.tiles(q.shape[0], k.shape[0], order.forward)
+        staggered(tiles, order.ahead, scores, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""
@@ -106,7 +113,7 @@ def forward(
         lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
     ) -> _Forward:
         return _Forward(
-            width=config.compute_width(sizes.block_kv),
+            config=config,
             soft_cap=soft_cap,
             sink=extra[0][head(lane)] if extra else None,
             residuals=residuals,

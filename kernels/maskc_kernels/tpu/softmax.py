@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.bits import unpack_words
-from maskc_kernels.tpu.config import LANES, LN2, MASKED
+from maskc_kernels.tpu.bits import unpack_words, word_rows
+from maskc_kernels.tpu.config import LANES, LN2, MASKED, Tile
 
-__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "upright"]
+__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "staggered", "upright"]
 
 Ref = Any
+Products = TypeVar("Products")
 NN = (((1,), (0,)), ((), ()))
 NT = (((1,), (1,)), ((), ()))
 
@@ -63,16 +65,33 @@ class Mask(NamedTuple):
     row_ids: Ref | None = None
     col_ids: Ref | None = None
 
-    def apply(self, scores: jax.Array, part: slice) -> jax.Array:
-        """Scores of some of the columns, with `MASKED` where a pair may not attend."""
+    def apply(self, scores: jax.Array, tile: Tile) -> jax.Array:
+        """The scores of a tile, with `MASKED` where a pair may not attend."""
         if self.words is not None:
-            words = self.words[:, part]
+            held = slice(word_rows(tile.rows.start), word_rows(tile.rows.stop))
+            words = self.words[held, tile.columns]
             words = words if self.all_bits is None else words | self.all_bits
             scores = jnp.where(unpack_words(words, scores.shape[0]), scores, MASKED)
         if self.row_ids is not None and self.col_ids is not None:
-            same = lanes(self.row_ids[...], scores.shape[1]) == self.col_ids[:, part]
+            same = lanes(self.row_ids[tile.rows], scores.shape[1]) == self.col_ids[:, tile.columns]
             scores = jnp.where(same, scores, MASKED)
         return scores
+
+
+def staggered(
+    tiles: Sequence[Tile],
+    ahead: int,
+    products: Callable[[Tile], Products],
+    use: Callable[[Tile, Products], None],
+) -> None:
+    """Work tile by tile, with the matrix products of `ahead` later tiles asked for first.
+
+    So the matrix unit has work while the vector units are at the softmax.
+    """
+    asked = [products(tile) for tile in tiles[:ahead]]
+    for number, tile in enumerate(tiles):
+        asked += [products(later) for later in tiles[number + ahead : number + ahead + 1]]
+        use(tile, asked.pop(0))
 
 
 class Softmax(NamedTuple):
@@ -100,21 +119,21 @@ class Softmax(NamedTuple):
         self.top[...] = jnp.full_like(self.top, MASKED)
         self.total[...] = jnp.zeros_like(self.total)
 
-    def absorb(self, scores: jax.Array, v: jax.Array) -> None:
-        """Take in scores [block_q, keys] to the base 2 and values [keys, v_head_dim].
+    def absorb(self, rows: slice, scores: jax.Array, v: jax.Array) -> None:
+        """Take in scores [rows, keys] to the base 2 and values [keys, v_head_dim].
 
         Until a query has seen a key it may attend, its largest score is `MASKED` and what it
         gathers is junk; the first real score then scales all that by 0.
         """
-        before = self.top[...]
+        before = self.top[rows]
         top = jnp.maximum(before, scores.max(axis=1, keepdims=True))
         weights = jnp.exp2(scores - lanes(top, scores.shape[1]))
         decay = jnp.exp2(before - top)
         parts = [weights[:, at : at + LANES] for at in range(0, scores.shape[1], LANES)]
-        self.top[...] = top
-        self.total[...] = decay * self.total[...] + sum(parts[1:], parts[0])
+        self.top[rows] = top
+        self.total[rows] = decay * self.total[rows] + sum(parts[1:], parts[0])
         decay = lanes(decay, v.shape[1])
-        self.out[...] = decay * self.out[...] + dot(weights.astype(v.dtype), v, NN)
+        self.out[rows] = decay * self.out[rows] + dot(weights.astype(v.dtype), v, NN)
 
     def finish(self, sink: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Output [block_q, v_head_dim] and natural log-sum-exp [block_q, 128], in every lane.
