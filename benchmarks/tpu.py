@@ -160,7 +160,9 @@ def compiled(program: Any, place: Any, dump: Path, chip: str) -> dict[str, dict[
         jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
     except Exception as error:  # noqa: BLE001 - a peer that does not compile is a result
         return {"error": {str(error).splitlines()[0][:200]: 0}}
-    return {name: asdict(tpu_schedule.read(dump, name, chip)) for name in tpu_schedule.kernels(dump)}
+    return {
+        name: asdict(tpu_schedule.read(dump, name, chip)) for name in tpu_schedule.kernels(dump)
+    }
 
 
 @main.command()
@@ -200,7 +202,10 @@ def paths(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
                 "spills": cost["spills"], "VMEM kB": cost["vmem"] // 1024,
             }  # fmt: skip
         if "error" in record["costs"]:
-            yield row | {"kernel": record["who"] + way, "pass": next(iter(record["costs"]["error"]))}
+            yield row | {
+                "kernel": record["who"] + way,
+                "pass": next(iter(record["costs"]["error"])),
+            }
 
 
 def totals(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:

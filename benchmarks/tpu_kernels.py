@@ -110,7 +110,9 @@ def jax_splash(
 
 def tokamax_splash(blocks: Blocks, *, backward: bool, stored: bool = False) -> list[Program]:
     """Tokamax's splash attention, likewise; its gradients are one kernel."""
-    from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as kernels
+    from tokamax._src.ops.experimental.tpu.splash_attention import (
+        splash_attention_kernel as kernels,
+    )
     from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as masks
 
     causal = masks.CausalMask((LENGTH, LENGTH))

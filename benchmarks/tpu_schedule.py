@@ -103,7 +103,9 @@ def read(dump: Path, kernel: str, chip: str) -> Costs:
 
 
 def _last(dump: Path, kernel: str, label: str) -> Path:
-    found = [path for path in dump.iterdir() if re.match(rf"\d+-{re.escape(kernel)}-\d+-", path.name)]
+    found = [
+        path for path in dump.iterdir() if re.match(rf"\d+-{re.escape(kernel)}-\d+-", path.name)
+    ]
     return max(path for path in found if path.name.endswith(f"-{label}.txt"))
 
 
