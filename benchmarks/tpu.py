@@ -108,13 +108,13 @@ def measure(topology: str) -> None:
             " --xla_vf_vmem_memory_space_assignment=false"
             " --xla_gf_vmem_memory_space_assignment=false",
         }  # fmt: skip
-        from jax._src.mesh import abstract_device_from  # noqa: PLC2701
+        from jax._src.mesh import abstract_device_from
         from jax.experimental import topologies
         from jax.sharding import AbstractMesh, SingleDeviceSharding, use_abstract_mesh
 
         device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
         mesh = AbstractMesh((1,), ("_",), abstract_device=abstract_device_from(device))
-        chip, place = topology.split(":")[0], SingleDeviceSharding(device)
+        chip, place = topology.split(":", maxsplit=1)[0], SingleDeviceSharding(device)
         for key, programs in cases():
             ready = programs()
             with use_abstract_mesh(mesh):
@@ -158,7 +158,7 @@ def compiled(program: Any, place: Any, dump: Path, chip: str) -> dict[str, dict[
     jitted = jax.jit(program.function)
     try:
         jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
-    except Exception as error:  # noqa: BLE001 - a peer that does not compile is a result
+    except Exception as error:  # a peer that does not compile is a result
         return {"error": {str(error).splitlines()[0][:200]: 0}}
     return {
         name: asdict(tpu_schedule.read(dump, name, chip)) for name in tpu_schedule.kernels(dump)

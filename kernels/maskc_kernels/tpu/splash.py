@@ -5,6 +5,7 @@ Neither compiles a mask then. Both are imported when asked for; tokamax is an ex
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
@@ -119,12 +120,9 @@ def tokamax_kernel(
     Raises:
         ValueError: the blocks of forward and dq differ.
     """
-    from tokamax._src.ops.experimental.tpu.splash_attention import (
-        splash_attention_kernel as kernels,
-    )
-    from tokamax._src.ops.experimental.tpu.splash_attention import (
-        splash_attention_mask_info as info,
-    )
+    package = "tokamax._src.ops.experimental.tpu.splash_attention"
+    kernels = importlib.import_module(f"{package}.splash_attention_kernel")
+    info = importlib.import_module(f"{package}.splash_attention_mask_info")
 
     blocks = _blocks(plan)
     sizes = {"block_q": blocks.q, "block_kv": blocks.kv}
