@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
+from maskc import zoo
 from maskc.compile import compile_mask
 from maskc.expr import Causal, Dense, Documents, Empty, Full, Local, MultiHead, Prefix
 from maskc_kernels.tpu import KernelConfig, block_sparse_attention
@@ -207,6 +208,16 @@ def test_no_race_and_nothing_read_before_it_was_written(
     assert not tpu_interpreter.races.races_found
 
 
+ZOO = {
+    "sinks and a window": zoo.sink_window(4, 100),
+    "documents with prefixes": zoo.document_prefix_lm((0, 150, 384), (60, 130)),
+    "block diffusion": zoo.block_diffusion(192, 32),
+    "dilated": zoo.dilated_window(160, 4),
+    "longformer": zoo.longformer(60, (0, 200)),
+    "strided": zoo.sparse_transformer_strided(64),
+    "bigbird": zoo.bigbird(np.eye(12, dtype=bool)[::-1], 32),
+    "padded": Causal() & zoo.padded_keys(333, left=130),
+}
 PAIR = Shape(384, 384, 2, 2, 4, 4, SQUARE, pattern=(0, 1))  # one program for all that use it
 
 
@@ -214,6 +225,33 @@ PAIR = Shape(384, 384, 2, 2, 4, 4, SQUARE, pattern=(0, 1))  # one program for al
 def test_heads_without_a_single_block(masks, check, tables_of):
     plan = PAIR.compile(masks)
     check(PAIR, plan, tables_of(plan, roomy=True))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_published_masks(name, check, tables_of):
+    plan = PAIR.compile([ZOO[name], Causal()])
+    check(PAIR, plan, tables_of(plan, roomy=True))
+
+
+def test_a_scale_of_zero_has_a_gradient(check, tables_of):
+    plan = PAIR.compile([Causal(), Local(left=50, right=9)])
+    check(PAIR, plan, tables_of(plan, roomy=True), scale=0)
+
+
+@pytest.mark.parametrize(("head_dim", "v_head_dim"), [(80, 96), (192, 128), (256, 64)])
+def test_head_dims(head_dim, v_head_dim, check, tables_of):
+    shape = Shape(128, 256, 2, 1, head_dim, v_head_dim, SQUARE)
+    plan = shape.compile([Local(left=90, right=40)])
+    check(shape, plan, tables_of(plan), scale=head_dim**-0.5)
+
+
+def test_a_cap_keeps_huge_scores_finite(draw_inputs, tables_of):
+    shape = Shape(128, 128, 1, 1, 8, 8, SQUARE)
+    q, k, v, dout = draw_inputs(0, *shape.inputs)
+    run = compiled(2.0, PLAIN)
+    results = run(1e18 * q, 1e18 * k, v, np.float32(1), None, dout, 0 * dout[..., 0],
+                  tables_of(shape.compile([Causal()])))  # fmt: skip
+    assert all(np.isfinite(x).all() for x in results[:5])
 
 
 def test_bfloat16(check, tables_of):

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from maskc.compile import compile_mask
-from maskc.expr import Dense, Empty, Full, MultiHead
+from maskc.expr import Causal, Dense, Empty, Full, MultiHead
 from maskc_kernels import BlockTable
+from maskc_kernels.tpu.segments import Segments
 from maskc_kernels.tpu.worklist import EntryForm, work_list
 
 
@@ -106,3 +108,35 @@ def test_all_32_bits_of_a_word_are_used():
     work = work_list(table, rows=3, cols=1 << 25)
     assert work.form.words == 1
     assert_same(decoded(work), expected(table, 3))
+
+
+def test_segment_ids_drop_blocks_and_mark_the_rest(tables_of):
+    block, length = 8, 48
+    table = tables_of(compile_mask(Causal(), q_len=length, block_q=block, block_kv=block)).fwd
+
+    @settings(max_examples=50)
+    @given(hnp.arrays(np.int32, (2, 2, length // 4), elements=st.integers(-2, 2)))
+    def holds(runs):
+        q_ids, kv_ids = np.repeat(runs, 4, axis=2)
+        ids = Segments.of(q_ids, kv_ids, block, block)
+        work = work_list(table, rows=6, cols=6, chunk=8, ids=(ids.q_blocks, ids.kv_blocks))
+        assert (work.batches, work.masks) == (2, 1)
+        (listed,) = expected(table, 6)
+        for batch, entries in enumerate(decoded(work)):
+            q, kv = (side[batch].reshape(-1, block) for side in (q_ids, kv_ids))
+            row, kept = -1, [[] for _ in range(6)]
+            for first, _, real, partial, cut, col, _ in entries:
+                row += bool(first)
+                if real:
+                    kept[row].append((int(col), bool(partial)))
+                    same = (q[row][:, None] == kv[col]) & (q[row] >= 0)[:, None]
+                    assert cut or same.all()
+            row = -1
+            for first, _, _, partial, col, _ in listed:
+                row += first
+                a, b = q[row][q[row] >= 0], kv[col][kv[col] >= 0]
+                meets = a.size and b.size and a.min() <= b.max() and b.min() <= a.max()
+                assert ((col, partial) in kept[row]) == bool(meets)
+            assert row == 5
+
+    holds()
