@@ -1,0 +1,302 @@
+"""The backward passes: dq over rows of queries, dk and dv over rows of keys.
+
+Both compute the weights again from the scores and the log-sum-exp. Every gradient is summed in
+VMEM and written once by the row that owns it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+from maskc_kernels.tpu.config import LANES, LN2
+from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, staggered, upright
+from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
+
+if TYPE_CHECKING:
+    from maskc_kernels.tpu.config import KernelConfig, Tile
+    from maskc_kernels.tpu.segments import Segments
+    from maskc_kernels.tpu.sizes import Sizes
+    from maskc_kernels.tpu.worklist import WorkList
+
+__all__ = ["Operands", "backward_dkv", "backward_dq"]
+
+
+class Operands(NamedTuple):
+    """What both passes read, in whole blocks of their own size.
+
+    Attributes:
+        q: [batch * heads, queries, head_dim], scaled so that q . k is a score to the base 2.
+        k: [batch * kv_heads, keys, head_dim].
+        v: [batch * kv_heads, keys, v_head_dim].
+        dout: [batch * heads, queries, v_head_dim], in q's dtype.
+        rows: float32 [batch * heads, 2, queries]: log-sum-exp to the base 2, +inf where a query
+            attends nothing or is filled up; and sum of dout * out less the gradient of the
+            log-sum-exp.
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    dout: jax.Array
+    rows: jax.Array
+
+
+class _Dq(NamedTuple):
+    """The body of the dq pass.
+
+    Attributes:
+        config: how to cut blocks.
+        soft_cap: cap on the scores to the base 2.
+        sm_scale: [1], factor on the result.
+        q: [2, block_q, head_dim].
+        dout: [2, block_q, v_head_dim].
+        rows: [2, 2, block_q].
+        k: [2, block_kv, head_dim].
+        v: [2, block_kv, v_head_dim].
+        dq: float32 [block_q, head_dim], the sum so far.
+        lse: float32 [block_q, 128], in every lane.
+        delta: float32 [block_q, 128], in every lane.
+    """
+
+    config: KernelConfig
+    soft_cap: float | None
+    sm_scale: Ref
+    q: Ref
+    dout: Ref
+    rows: Ref
+    k: Ref
+    v: Ref
+    dq: Ref
+    lse: Ref
+    delta: Ref
+
+    def begin(self, row_slot: jax.Array) -> None:
+        """Turn the rows' numbers upright, once per row."""
+        self.dq[...] = jnp.zeros_like(self.dq)
+        rows = self.rows[row_slot]
+        for target, row in ((self.lse, rows[:1]), (self.delta, rows[1:])):
+            target[...] = upright(row)
+
+    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+        """Add one block's share."""
+        q, dout = self.q.at[row_slot], self.dout.at[row_slot]
+        k, v = self.k.at[col_slot], self.v.at[col_slot]
+
+        def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
+            rows, columns = tile
+            return dot(q[rows], k[columns], NT), dot(dout[rows], v[columns], NT)
+
+        def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
+            rows, columns = tile
+            scores, slope = capped(products[0], self.soft_cap)
+            width = scores.shape[1]
+            weights = jnp.exp2(mask.apply(scores, tile) - lanes(self.lse[rows], width))
+            dscores = products[1] - lanes(self.delta[rows], width)
+            dscores *= weights if slope is None else weights * slope
+            self.dq[rows] += dot(dscores.astype(k.dtype), k[columns], NN)
+
+        order = self.config.order
+        tiles = self.config.tiles(q.shape[0], k.shape[0], order.dq)
+        staggered(tiles, order.ahead, products, use)
+
+    def end(self) -> tuple[jax.Array, ...]:
+        """The gradient of q as it was before it was scaled."""
+        return (self.dq[...] * self.sm_scale[0],)
+
+
+class _Dkv(NamedTuple):
+    """The body of the dkv pass; scores are [keys, queries].
+
+    Attributes:
+        config: how to cut blocks.
+        soft_cap: cap on the scores to the base 2.
+        k: [2, block_kv, head_dim].
+        v: [2, block_kv, v_head_dim].
+        q: [2, block_q, head_dim].
+        dout: [2, block_q, v_head_dim].
+        rows: [2, 2, block_q].
+        dk: float32 [block_kv, head_dim], the sum so far.
+        dv: float32 [block_kv, v_head_dim], the sum so far.
+    """
+
+    config: KernelConfig
+    soft_cap: float | None
+    k: Ref
+    v: Ref
+    q: Ref
+    dout: Ref
+    rows: Ref
+    dk: Ref
+    dv: Ref
+
+    def begin(self, row_slot: jax.Array) -> None:
+        """Nothing summed yet."""
+        del row_slot
+        self.dk[...] = jnp.zeros_like(self.dk)
+        self.dv[...] = jnp.zeros_like(self.dv)
+
+    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+        """Add one block's share."""
+        k, v, rows = self.k.at[row_slot], self.v.at[row_slot], self.rows.at[col_slot]
+        q, dout = self.q.at[col_slot], self.dout.at[col_slot]
+
+        def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
+            keys, queries = tile
+            return dot(k[keys], q[queries], NT), dot(v[keys], dout[queries], NT)
+
+        def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
+            keys, queries = tile
+            scores, slope = capped(products[0], self.soft_cap)
+            weights = jnp.exp2(mask.apply(scores, tile) - rows[:1, queries])
+            self.dv[keys] += dot(weights.astype(dout.dtype), dout[queries], NN)
+            dscores = products[1] - rows[1:, queries]
+            dscores *= weights if slope is None else weights * slope
+            self.dk[keys] += dot(dscores.astype(q.dtype), q[queries], NN)
+
+        order = self.config.order
+        tiles = self.config.tiles(k.shape[0], q.shape[0], order.dkv)
+        staggered(tiles, order.ahead, products, use)
+
+    def end(self) -> tuple[jax.Array, ...]:
+        """The gradients of k and v; q held log2(e) besides the scale."""
+        return self.dk[...] * LN2, self.dv[...]
+
+
+def backward_dq(
+    operands: Operands,
+    sm_scale: jax.Array,
+    head_mask: jax.Array,
+    work: WorkList,
+    words: jax.Array,
+    *,
+    sizes: Sizes,
+    config: KernelConfig,
+    soft_cap: float | None = None,
+    segments: Segments | None = None,
+) -> jax.Array:
+    """The gradient of q.
+
+    Args:
+        operands: whole blocks of the pass.
+        sm_scale: float32 [1], the factor on the scores.
+        head_mask: int32 [heads], which mask each head uses.
+        work: entries of the masks; a row is a block of queries.
+        words: int32 [unique, word rows, block_kv], the partial blocks.
+        sizes: the sizes.
+        config: how to run it.
+        soft_cap: cap on the scores, to the base 2.
+        segments: ids of the blocks, queries' as `q`; `work` was made with them.
+
+    Returns:
+        [batch * heads, queries, head_dim] in q's dtype.
+    """
+    q, k, v, dout, rows = operands
+    bq = sizes.block_q
+
+    def body(
+        lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
+    ) -> _Dq:
+        del lane
+        return _Dq(config, soft_cap, *extra, *rows[:3], *cols[:2], *scratch)
+
+    job = Pass(
+        name="maskc_backward_dq",
+        lanes=q.shape[0],
+        rows=sizes.q_blocks,
+        members=1,
+        head=lambda lane: jax.lax.rem(lane, jnp.int32(sizes.heads)),
+        row_side=[Tiles(q, bq), Tiles(dout, bq), Tiles(rows, bq, wide=True)],
+        col_side=[Tiles(x, sizes.block_kv, sizes.kv_lane) for x in (k, v)],
+        results=[Tiles(q, bq)],
+        scratch=[pltpu.VMEM((bq, size), jnp.float32) for size in (q.shape[-1], LANES, LANES)],
+        body=body,
+    )
+    (dq,) = run_pass(
+        job, work, words, head_mask, [q, dout, rows], [k, v],
+        config=config, scalars=[sm_scale], segments=segments,
+    )  # fmt: skip
+    return dq
+
+
+def backward_dkv(
+    operands: Operands,
+    head_mask: jax.Array,
+    work: WorkList,
+    words: jax.Array,
+    *,
+    sizes: Sizes,
+    config: KernelConfig,
+    soft_cap: float | None = None,
+    segments: Segments | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of k and v, summed over the query heads that share a kv head.
+
+    If all heads have one mask, a block of keys stays in VMEM while every query head of its kv head
+    passes. If masks differ, every query head gives gradients of its own, in float32, and they are
+    added up afterwards.
+
+    Args:
+        operands: whole blocks of the pass.
+        head_mask: int32 [heads], which mask each head uses.
+        work: entries of the masks; a row is a block of keys.
+        words: int32 [unique, word rows, block_q], the partial blocks, transposed.
+        sizes: the sizes.
+        config: how to run it.
+        soft_cap: cap on the scores, to the base 2.
+        segments: ids of the blocks, queries' as `q`; `work` was made with them.
+
+    Returns:
+        [batch * kv_heads, keys, head_dim] and [.., v_head_dim], in the dtypes of k and v.
+    """
+    q, k, v, dout, rows = operands
+    bq, bkv, group = sizes.block_q, sizes.block_kv, sizes.group
+    together = work.masks == 1 or group == 1
+    members = group if together else 1
+
+    def q_lane(lane: jax.Array, member: jax.Array) -> jax.Array:
+        return lane * members + member if members > 1 else lane
+
+    def head(lane: jax.Array) -> jax.Array:
+        return jax.lax.rem(q_lane(lane, jnp.int32(0)), jnp.int32(sizes.heads))
+
+    def body(
+        lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
+    ) -> _Dkv:
+        del lane, extra
+        return _Dkv(config, soft_cap, *rows[:2], *cols[:3], *scratch)
+
+    own = q.shape[0] // members
+    shapes = [(own, *x.shape[1:]) for x in (k, v)]
+    results = [
+        array_form(shape, x.dtype if together else jnp.float32)
+        for shape, x in zip(shapes, (k, v), strict=True)
+    ]
+    job = Pass(
+        name="maskc_backward_dkv",
+        lanes=own,
+        rows=sizes.kv_blocks,
+        members=members,
+        head=head,
+        row_side=[
+            Tiles(x, bkv) if together else Tiles(x, bkv, sizes.kv_lane) for x in (k, v)
+        ],
+        col_side=[
+            Tiles(q, bq, q_lane), Tiles(dout, bq, q_lane), Tiles(rows, bq, q_lane, wide=True)
+        ],
+        results=[Tiles(form, bkv) for form in results],
+        scratch=[pltpu.VMEM((bkv, x.shape[-1]), jnp.float32) for x in (k, v)],
+        body=body,
+    )  # fmt: skip
+    dk, dv = run_pass(
+        job, work, words, head_mask, [k, v], [q, dout, rows],
+        config=config, segments=None if segments is None else segments.transposed,
+    )  # fmt: skip
+    if together:
+        return dk, dv
+    return tuple(
+        x.reshape(-1, group, *x.shape[1:]).sum(1).astype(y.dtype) for x, y in ((dk, k), (dv, v))
+    )  # type: ignore[return-value]

@@ -1,0 +1,125 @@
+"""Sizes and compiler settings of the TPU kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jax.experimental.pallas import tpu as pltpu
+
+from maskc_kernels.tpu.bits import ROWS
+
+__all__ = ["DTYPES", "LANES", "LN2", "LOG2E", "MASKED", "ORDERS", "KernelConfig", "Order", "Tile"]
+
+LANES = 128
+"""Columns of a vector register; blocks are multiples of it."""
+
+LOG2E = 1.4426950408889634
+LN2 = 0.6931471805599453
+
+DTYPES = ("bfloat16", "float32")
+"""Dtypes of q, k and v."""
+
+MASKED = -0.7 * 3.4028234663852886e38
+"""Score of a pair that may not attend: finite, so that no difference of two is NaN."""
+
+
+class Order(NamedTuple):
+    """In what pieces a chip works best; see `ORDERS`.
+
+    Attributes:
+        ahead: how many products of scores are asked for before the softmax of the first.
+        forward: columns of scores per product in the forward pass.
+        dq: the same in the dq pass.
+        dkv: the same in the dkv pass.
+    """
+
+    ahead: int
+    forward: int
+    dq: int
+    dkv: int
+
+
+ORDERS = {128: Order(0, 512, 512, 256), 256: Order(1, 512, 256, 256)}
+"""By the size of the chip's matrix unit: 128 on v5e and v5p, 256 on v6e and tpu7x.
+
+A matrix unit of 256 is done with a product before the vector units are with its softmax, so the
+next product is asked for early and hides behind it. With one of 128 the product takes longer than
+the softmax, and asking early costs registers only. Measured with libtpu 0.0.52 and jax 0.12
+(`benchmarks/tpu.py`), head_dim 128, cycles of a full block:
+
+- forward, 512x1024, in turn or one ahead: v5e 2,261 or 2,465; v6e 1,659 or 1,474;
+- dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;
+- dkv, 512x512, the same: v5e 2,248 or 2,247; v6e 1,292 or 1,287; partial blocks gain more.
+"""
+
+
+class Tile(NamedTuple):
+    """Part of a block of scores.
+
+    Attributes:
+        rows: its rows.
+        columns: its columns.
+    """
+
+    rows: slice
+    columns: slice
+
+
+def _divisor(length: int, most: int, unit: int) -> int:
+    """The largest multiple of `unit` up to `most` that divides `length`; `length` if none does."""
+    fits = (size for size in range(min(most, length) // unit * unit, 0, -unit))
+    return next((size for size in fits if length % size == 0), length)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """How a kernel is run; static.
+
+    Attributes:
+        compute: most columns of scores per matrix product; None is what `ORDERS` has.
+        rows: most rows of scores per matrix product.
+        ahead: how many products are asked for early; None is what `ORDERS` has.
+        chunk: entries of the work list per transfer to SMEM.
+        vmem_limit_bytes: VMEM that the compiler may use; None is its own default.
+        interpret: what `pallas_call` takes: False compiles, True or `InterpretParams` interprets.
+    """
+
+    compute: int | None = None
+    rows: int = 512
+    ahead: int | None = None
+    chunk: int = 1024
+    vmem_limit_bytes: int | None = None
+    interpret: Any = False
+
+    def tiles(self, rows: int, columns: int, width: int) -> list[Tile]:
+        """A block of scores cut for the matrix unit, in the order of work."""
+        height, width = _divisor(rows, self.rows, ROWS), _divisor(columns, width, LANES)
+        return [
+            Tile(slice(top, top + height), slice(left, left + width))
+            for left in range(0, columns, width)
+            for top in range(0, rows, height)
+        ]
+
+    @property
+    def order(self) -> Order:
+        """The pieces to work in."""
+        size = 256 if self.interpret else pltpu.get_tpu_info().mxu_column_size
+        order = ORDERS[size]
+        if self.ahead is not None:
+            order = order._replace(ahead=self.ahead)
+        if self.compute is not None:
+            order = order._replace(forward=self.compute, dq=self.compute, dkv=self.compute)
+        return order
+
+    @property
+    def compiler_params(self) -> pltpu.CompilerParams:
+        """Every step of the grid is one head of one batch: they may run on any core."""
+        return pltpu.CompilerParams(
+            dimension_semantics=("parallel",),
+            vmem_limit_bytes=self.vmem_limit_bytes,
+            # Indices come from verified lists, and each check costs scalar cycles in every step.
+            disable_bounds_checks=True,
+            # Measured: fewer cycles and half the spills on v5e, v6e and tpu7x.
+            flags={"XLA_TPU_FORCE_LP_LLO_SCHEDULER": True},
+        )

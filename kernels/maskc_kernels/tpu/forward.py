@@ -1,0 +1,149 @@
+"""The forward pass: rows are blocks of queries, with an online softmax in VMEM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, staggered
+from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
+
+if TYPE_CHECKING:
+    from maskc_kernels.tpu.config import KernelConfig, Tile
+    from maskc_kernels.tpu.segments import Segments
+    from maskc_kernels.tpu.sizes import Sizes
+    from maskc_kernels.tpu.worklist import WorkList
+
+__all__ = ["forward"]
+
+
+class _Forward(NamedTuple):
+    """The body of the pass.
+
+    Attributes:
+        config: how to cut blocks.
+        soft_cap: cap on the scores to the base 2.
+        sink: score to the base 2 that takes part in the sum.
+        residuals: give the log-sum-exp too.
+        q: [2, block_q, head_dim].
+        k: [2, block_kv, head_dim].
+        v: [2, block_kv, v_head_dim].
+        softmax: the row's softmax.
+    """
+
+    config: KernelConfig
+    soft_cap: float | None
+    sink: jax.Array | None
+    residuals: bool
+    q: Ref
+    k: Ref
+    v: Ref
+    softmax: Softmax
+
+    def begin(self, row_slot: jax.Array) -> None:
+        """Nothing seen yet."""
+        del row_slot
+        self.softmax.start()
+
+    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+        """Take one block into the softmax."""
+        q, k, v = self.q.at[row_slot], self.k.at[col_slot], self.v.at[col_slot]
+
+        def scores(tile: Tile) -> jax.Array:
+            return dot(q[tile.rows], k[tile.columns], NT)
+
+        def use(tile: Tile, products: jax.Array) -> None:
+            scores, _ = capped(products, self.soft_cap)
+            self.softmax.absorb(tile.rows, mask.apply(scores, tile), v[tile.columns])
+
+        order = self.config.order
+        tiles = self.config.tiles(q.shape[0], k.shape[0], order.forward)
+        staggered(tiles, order.ahead, scores, use)
+
+    def end(self) -> tuple[jax.Array, ...]:
+        """Output and log-sum-exp [1, block_q]."""
+        out, lse = self.softmax.finish(self.sink)
+        return (out, lse.T[:1]) if self.residuals else (out,)
+
+
+def forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    head_mask: jax.Array,
+    work: WorkList,
+    words: jax.Array,
+    *,
+    sizes: Sizes,
+    config: KernelConfig,
+    soft_cap: float | None = None,
+    sinks: jax.Array | None = None,
+    segments: Segments | None = None,
+    residuals: bool = True,
+) -> tuple[jax.Array, ...]:
+    """Run the forward kernel on operands that are whole blocks.
+
+    Args:
+        q: [batch * heads, q_blocks * block_q, head_dim], scaled so that q . k is a score to the
+            base 2.
+        k: [batch * kv_heads, kv_blocks * block_kv, head_dim].
+        v: [batch * kv_heads, kv_blocks * block_kv, v_head_dim].
+        head_mask: int32 [heads], which mask each head uses.
+        work: entries of the masks; a row is a block of queries.
+        words: int32 [unique, word rows, block_kv], the partial blocks.
+        sizes: the sizes.
+        config: how to run it.
+        soft_cap: cap on the scores, to the base 2.
+        sinks: float32 [heads], scores to the base 2 that take part in every sum.
+        segments: ids of the blocks; `work` was made with them.
+        residuals: give the log-sum-exp too.
+
+    Returns:
+        The output [batch * heads, q_blocks * block_q, v_head_dim] in q's dtype; with
+        `residuals` also the natural log-sum-exp, float32 [batch * heads, 1, q_blocks * block_q].
+    """
+    heads, v_head_dim = sizes.heads, v.shape[-1]
+
+    def head(lane: jax.Array) -> jax.Array:
+        return jax.lax.rem(lane, jnp.int32(heads))
+
+    def body(
+        lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
+    ) -> _Forward:
+        return _Forward(
+            config=config,
+            soft_cap=soft_cap,
+            sink=extra[0][head(lane)] if extra else None,
+            residuals=residuals,
+            q=rows[0],
+            k=cols[0],
+            v=cols[1],
+            softmax=Softmax(*scratch),
+        )
+
+    out = array_form((*q.shape[:2], v_head_dim), q.dtype)
+    results = [Tiles(out, sizes.block_q)]
+    if residuals:
+        lse = array_form((q.shape[0], 1, q.shape[1]), jnp.float32)
+        results.append(Tiles(lse, sizes.block_q, wide=True))
+    job = Pass(
+        name="maskc_forward",
+        lanes=q.shape[0],
+        rows=sizes.q_blocks,
+        members=1,
+        head=head,
+        row_side=[Tiles(q, sizes.block_q)],
+        col_side=[Tiles(x, sizes.block_kv, sizes.kv_lane) for x in (k, v)],
+        results=results,
+        scratch=Softmax.scratch(sizes.block_q, v_head_dim),
+        body=body,
+    )
+    scalars = [] if sinks is None else [sinks]
+    return tuple(
+        run_pass(
+            job, work, words, head_mask, [q], [k, v],
+            config=config, scalars=scalars, segments=segments,
+        )
+    )  # fmt: skip

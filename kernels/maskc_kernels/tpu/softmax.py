@@ -1,0 +1,156 @@
+"""The online softmax of one block of queries, on vector registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+from maskc_kernels.tpu.bits import unpack_words, word_rows
+from maskc_kernels.tpu.config import LANES, LN2, MASKED, Tile
+
+__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "staggered", "upright"]
+
+Ref = Any
+Products = TypeVar("Products")
+NN = (((1,), (0,)), ((), ()))
+NT = (((1,), (1,)), ((), ()))
+
+
+def dot(x: jax.Array, y: jax.Array, axes: Any) -> jax.Array:
+    """A matrix product with float32 sums; float32 inputs are multiplied exactly."""
+    exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    product: jax.Array = jax.lax.dot_general(
+        x, y, axes, precision=exact, preferred_element_type=jnp.float32
+    )
+    return product
+
+
+def lanes(x: jax.Array, width: int) -> jax.Array:
+    """[rows, 128], equal along its rows -> [rows, width]."""
+    if width < LANES:
+        return x[:, :width]
+    wide = jnp.concatenate([x] * -(-width // LANES), axis=1)
+    return wide if wide.shape[1] == width else wide[:, :width]
+
+
+def capped(products: jax.Array, soft_cap: float | None) -> tuple[jax.Array, jax.Array | None]:
+    """Scores under a cap, and the slope of the cap at each; None without a cap."""
+    if soft_cap is None:
+        return products, None
+    share = jnp.tanh(products * (1 / soft_cap))
+    return share * soft_cap, 1 - share * share
+
+
+def upright(row: jax.Array) -> jax.Array:
+    """[1, n] -> [n, 128], equal along its rows."""
+    return jnp.broadcast_to(row, (LANES, row.shape[1])).T
+
+
+class Mask(NamedTuple):
+    """What restricts one block, in VMEM and SMEM.
+
+    Attributes:
+        words: int32 [word rows, columns], its bits; None if all attend.
+        all_bits: int32 [], -1 if the bits do not count after all, else 0; None is 0.
+        row_ids: int32 [rows, 128], segment ids in every lane; None without segments.
+        col_ids: int32 [1, columns].
+    """
+
+    words: Ref | None = None
+    all_bits: jax.Array | None = None
+    row_ids: Ref | None = None
+    col_ids: Ref | None = None
+
+    def apply(self, scores: jax.Array, tile: Tile) -> jax.Array:
+        """The scores of a tile, with `MASKED` where a pair may not attend."""
+        if self.words is not None:
+            held = slice(word_rows(tile.rows.start), word_rows(tile.rows.stop))
+            words = self.words[held, tile.columns]
+            words = words if self.all_bits is None else words | self.all_bits
+            scores = jnp.where(unpack_words(words, scores.shape[0]), scores, MASKED)
+        if self.row_ids is not None and self.col_ids is not None:
+            same = lanes(self.row_ids[tile.rows], scores.shape[1]) == self.col_ids[:, tile.columns]
+            scores = jnp.where(same, scores, MASKED)
+        return scores
+
+
+def staggered(
+    tiles: Sequence[Tile],
+    ahead: int,
+    products: Callable[[Tile], Products],
+    use: Callable[[Tile, Products], None],
+) -> None:
+    """Work tile by tile, with the matrix products of `ahead` later tiles asked for first.
+
+    So the matrix unit has work while the vector units are at the softmax.
+    """
+    asked = [products(tile) for tile in tiles[:ahead]]
+    for number, tile in enumerate(tiles):
+        asked += [products(later) for later in tiles[number + ahead : number + ahead + 1]]
+        use(tile, asked.pop(0))
+
+
+class Softmax(NamedTuple):
+    """A softmax under way, in VMEM.
+
+    Attributes:
+        out: float32 [block_q, v_head_dim], the weighted sum of values, not yet divided.
+        top: float32 [block_q, 128], the largest score so far, in every lane.
+        total: float32 [block_q, 128]; the sum over lanes is the sum of weights.
+    """
+
+    out: Ref
+    top: Ref
+    total: Ref
+
+    @classmethod
+    def scratch(cls, block_q: int, v_head_dim: int) -> list[Any]:
+        """Shapes of the three."""
+        sizes = (v_head_dim, LANES, LANES)
+        return [pltpu.VMEM((block_q, size), jnp.float32) for size in sizes]
+
+    def start(self) -> None:
+        """Nothing seen yet."""
+        self.out[...] = jnp.zeros_like(self.out)
+        self.top[...] = jnp.full_like(self.top, MASKED)
+        self.total[...] = jnp.zeros_like(self.total)
+
+    def absorb(self, rows: slice, scores: jax.Array, v: jax.Array) -> None:
+        """Take in scores [rows, keys] to the base 2 and values [keys, v_head_dim].
+
+        Until a query has seen a key it may attend, its largest score is `MASKED` and what it
+        gathers is junk; the first real score then scales all that by 0.
+        """
+        before = self.top[rows]
+        top = jnp.maximum(before, scores.max(axis=1, keepdims=True))
+        weights = jnp.exp2(scores - lanes(top, scores.shape[1]))
+        decay = jnp.exp2(before - top)
+        parts = [weights[:, at : at + LANES] for at in range(0, scores.shape[1], LANES)]
+        self.top[rows] = top
+        self.total[rows] = decay * self.total[rows] + sum(parts[1:], parts[0])
+        decay = lanes(decay, v.shape[1])
+        self.out[rows] = decay * self.out[rows] + dot(weights.astype(v.dtype), v, NN)
+
+    def finish(self, sink: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Output [block_q, v_head_dim] and natural log-sum-exp [block_q, 128], in every lane.
+
+        Args:
+            sink: a score to the base 2 that takes part in the sum and has no value.
+        """
+        top, total = self.top[...], self.total[...].sum(axis=1, keepdims=True)
+        # A maximum may pass over a NaN, a sum does not: bad inputs must not look like no inputs.
+        dead = (top <= MASKED / 2) & ~jnp.isnan(total)
+        decay: jax.Array | float = 1.0
+        if sink is not None:
+            higher = jnp.maximum(top, sink)
+            decay = jnp.exp2(top - higher)
+            total = total * decay + jnp.exp2(sink - higher)
+            top = higher
+        total = jnp.where(dead, 1, total)
+        factor = lanes(jnp.where(dead, 0, decay / total), self.out.shape[1])
+        out = jnp.where(factor == 0, 0, self.out[...] * factor)
+        return out, jnp.where(dead, -jnp.inf, LN2 * (top + jnp.log2(total)))

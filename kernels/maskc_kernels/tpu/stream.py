@@ -1,0 +1,122 @@
+"""What TPU kernels share: reading a work list ahead in chunks, and blocks in two buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from maskc_kernels.tpu.worklist import Entry, EntryForm
+
+__all__ = ["Buffers", "Stream"]
+
+Carry = TypeVar("Carry")
+Ref = Any
+"""A Pallas reference; its type is not public."""
+
+_SLOTS = 4
+
+
+class Stream(NamedTuple):
+    """A work list in HBM, of which some chunks are in SMEM: behind, here, and two ahead.
+
+    SMEM holds four chunks however long the list is.
+
+    Attributes:
+        form: how entries are packed.
+        hbm: the entries.
+        smem: int32 [4 * chunk * words].
+        sem: DMA semaphores [4].
+    """
+
+    form: EntryForm
+    hbm: Ref
+    smem: Ref
+    sem: Ref
+
+    @classmethod
+    def scratch(cls, form: EntryForm) -> list[Any]:
+        """Shapes of `smem` and `sem`."""
+        return [
+            pltpu.SMEM((_SLOTS * form.chunk * form.words,), jnp.int32),
+            pltpu.SemaphoreType.DMA((_SLOTS,)),
+        ]
+
+    def entry(self, number: jax.Array) -> Entry:
+        """Entry `number`, which must be in SMEM."""
+        size = _SLOTS * self.form.chunk
+        at = jax.lax.rem(number, jnp.int32(size)) * self.form.words
+        return self.form.decode(tuple(self.smem[at + word] for word in range(self.form.words)))
+
+    def walk(
+        self,
+        begin: jax.Array,
+        end: jax.Array,
+        start: Callable[[], Carry],
+        step: Callable[[jax.Array, Carry], Carry],
+    ) -> Carry:
+        """Run `step` for every entry of `[begin, end)`, which is not empty.
+
+        Within a step the next entry is in SMEM too.
+
+        Args:
+            begin: int32 [], the first entry.
+            end: int32 [], behind the last one.
+            start: gives the first step's carry, once entry `begin` is there.
+            step: (number of the entry, carry) -> carry.
+        """
+        chunk = jnp.int32(self.form.chunk)
+        first, last = jax.lax.div(begin, chunk), jax.lax.div(end - 1, chunk)
+        self._copy(first).start()
+        self._copy(first + 1).start()
+        self._copy(first).wait()
+
+        def turn(number: jax.Array, carry: Carry) -> Carry:
+            self._copy(number + 2).start()
+            self._copy(number + 1).wait()
+            here = jnp.maximum(begin, number * chunk), jnp.minimum(end, (number + 1) * chunk)
+            turned: Carry = jax.lax.fori_loop(*here, step, carry)
+            return turned
+
+        end_carry: Carry = jax.lax.fori_loop(first, last + 1, turn, start())
+        self._copy(last + 2).wait()
+        return end_carry
+
+    def _copy(self, chunk: jax.Array) -> Any:
+        slot, size = jax.lax.rem(chunk, jnp.int32(_SLOTS)), self.form.chunk * self.form.words
+        return pltpu.make_async_copy(
+            self.hbm.at[pl.ds(pl.multiple_of(chunk * size, size), size)],
+            self.smem.at[pl.ds(pl.multiple_of(slot * size, size), size)],
+            self.sem.at[slot],
+        )
+
+
+class Buffers(NamedTuple):
+    """Two blocks of one operand in VMEM: one in use, one on its way from or to HBM.
+
+    Attributes:
+        hbm: the whole operand.
+        vmem: [2, ...], the blocks.
+        sem: DMA semaphores [2].
+    """
+
+    hbm: Ref
+    vmem: Ref
+    sem: Ref
+
+    @classmethod
+    def scratch(cls, block: tuple[int, ...], dtype: Any) -> list[Any]:
+        """Shapes of `vmem` and `sem`."""
+        return [pltpu.VMEM((2, *block), dtype), pltpu.SemaphoreType.DMA((2,))]
+
+    def fetch(self, slot: jax.Array, *where: Any) -> Any:
+        """The copy of `hbm[where]` to buffer `slot`."""
+        return pltpu.make_async_copy(self.hbm.at[where], self.vmem.at[slot], self.sem.at[slot])
+
+    def store(self, slot: jax.Array, *where: Any) -> Any:
+        """The copy of buffer `slot` to `hbm[where]`."""
+        return pltpu.make_async_copy(self.vmem.at[slot], self.hbm.at[where], self.sem.at[slot])

@@ -1,0 +1,80 @@
+"""Every configuration that is offered compiles for real TPUs, and stays within their memories.
+
+libtpu's compiler needs no TPU. It runs in a process of its own, because it reads its settings once.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tpu_compile
+from tpu_compile import Case
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None,
+        reason="NOT COMPILED FOR ANY TPU: libtpu is not installed (pip install 'maskc[test]')",
+    ),
+    pytest.mark.xdist_group("libtpu"),
+]
+
+MIB = 2**20
+CASES = [
+    Case("1M tokens, forward", length=2**20, heads=1, gradients=False),
+    Case("1M tokens", length=2**20, heads=1),
+    Case("4M tokens", length=2**22, heads=1, block_q=1024, block_kv=1024, gradients=False),
+    Case("head_dim 64, float32", 1000, 128, 256, head_dim=64, v_head_dim=64, dtype="float32"),
+    Case("head_dim 80, cap, sinks", 2048, soft_cap=30.0, sinks=True, head_dim=80, v_head_dim=80),
+    Case("head_dim 96, segments", 2048, batch=2, segments=True, head_dim=96, v_head_dim=96),
+    Case("head_dim 192, values 128, masks per head", 2048, masks=2, head_dim=192),
+    Case("head_dim 256, wide blocks", 4096, 512, 1024, head_dim=256, v_head_dim=256),
+]
+USUAL = {"v6e:2x2": (0, 3, 5, 6), "v5e:2x2": (0, 7)}  # which cases; all of them are long
+TOPOLOGIES = ["v5e:2x2", "v6e:2x2", "v5p:2x2x1", "tpu7x:2x2x1"]
+VMEM = 16 * MIB  # what v5e gives a kernel by default, the least of the four
+SMEM = MIB // 16  # whatever the length; all of it is 1 MiB
+FORWARD, GRADIENTS = 100_000, 200_000  # characters of program; most of them are the kernels
+
+
+def compile_all(topology, cases):
+    """What every case takes."""
+    run = subprocess.run(
+        [sys.executable, Path(tpu_compile.__file__), topology],
+        input=json.dumps([dataclasses.asdict(case) for case in cases]),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [line[7:] for line in run.stdout.splitlines() if line.startswith("RESULT ")]
+    assert len(lines) == len(cases), run.stdout + run.stderr[-4000:]
+    return map(json.loads, lines)
+
+
+def check(topology, cases):
+    """Compile, print what every kernel uses (`pytest -s`), and hold it to the bounds."""
+    for case, result in zip(cases, compile_all(topology, cases), strict=True):
+        line = f"{topology}, {case.name}: program of {result['text']:,} characters"
+        for kernel, used in sorted(result["kernels"].items()):
+            line += f"; {kernel} VMEM {used['vmem'] / MIB:.2f} MiB, SMEM {used['smem']:,} bytes"
+        sys.stdout.write(line + "\n")
+        assert result["text"] < (GRADIENTS if case.gradients else FORWARD), case.name
+        backward = {"maskc_backward_dq", "maskc_backward_dkv"} if case.gradients else set()
+        assert set(result["kernels"]) == {"maskc_forward"} | backward
+        for kernel, used in result["kernels"].items():
+            assert 0 < used["vmem"] < VMEM, kernel
+            assert 0 < used["smem"] < SMEM, kernel
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("topology", USUAL)
+def test_compiles_within_the_memories(topology):
+    check(topology, [CASES[number] for number in USUAL[topology]])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_everything_compiles_within_the_memories(topology):
+    check(topology, CASES)
