@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -157,12 +158,24 @@ def chunk_of(value: Any) -> int | None:
     return int(value)
 
 
-def blocks_of(fwd: Any, bwd: Any, q: jax.Array, k: jax.Array) -> dict[str, int]:
-    """Block sizes of every pass, by the compiler's names."""
+def blocks_of(
+    fwd: Any, bwd: Any, q: jax.Array, k: jax.Array, *, whole_q: bool = False
+) -> dict[str, int]:
+    """Block sizes of every pass, by the compiler's names.
+
+    Args:
+        fwd: blocks of the forward pass, or None.
+        bwd: blocks of the backward passes, or None.
+        q: the queries.
+        k: the keys.
+        whole_q: choose a block that divides the queries.
+    """
     blocks: dict[str, int] = {}
     for side, array in (("q", q), ("kv", k)):
         length = array.shape[2]
         usual = max(_LEAST, min(_MOST, 1 << max(length - 1, 0).bit_length()))
+        if whole_q and side == "q":
+            usual = math.gcd(length, _MOST)
         blocks[f"block_{side}"] = _parameter("fwd_params", fwd, side) or usual
         own = _parameter("bwd_params", bwd, side) or blocks[f"block_{side}"]
         blocks[f"block_{side}_dq"] = blocks[f"block_{side}_dkv"] = own

@@ -167,7 +167,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
         dense=mask_of(attention_mask, q, k),
         builder=builder,
     )
-    blocks = blocks_of(fwd_params, bwd_params, q, k)
+    blocks = blocks_of(fwd_params, bwd_params, q, k, whole_q=axis.name is not None)
     results = _by_rules((q, k, v), rules, blocks, ids, axis, options)
     return results if return_lse else results[0]
 

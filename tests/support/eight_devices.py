@@ -59,6 +59,7 @@ MANY = plan_of(
     )
 )
 IDS = SegmentIds(np.arange(N)[None] * [[3], [2]] // N, np.arange(N)[None] * [[3], [2]] // N)
+SMALL = {"fwd_params": {"q_blocksize": 8, "kv_blocksize": 8}}
 OPTIONS = {
     "segment_ids": IDS,
     "logits_soft_cap": 2.0,
@@ -183,10 +184,9 @@ def inside_a_users_shard_map():
     close(results(lambda a, plan: mapped(*a, plan), arrays, shard_plan(ONE, 1, 2)), expected)
 
 
-def sequence_parallel(arguments, specs, **static):
+def sequence_parallel(arguments, specs, blocks=SMALL, **static):
     mesh = mesh_of((4, "sp"))
     split = P(None, None, "sp")
-    blocks = {"fwd_params": {"q_blocksize": 8, "kv_blocksize": 8}}
 
     def local(q, k, v, given):
         return blocksparse_attention(
@@ -219,7 +219,7 @@ def a_sequence_axis_and_zig_zag_positions():
 
 @check
 def a_sequence_axis_and_a_builder():
-    sequence_parallel({}, {}, mask_builder=lambda: expr.Local(7, 1) | expr.Prefix(2))
+    sequence_parallel({}, {}, blocks={}, mask_builder=lambda: expr.Local(7, 1) | expr.Prefix(2))
 
 
 def main():
