@@ -45,7 +45,7 @@ BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("tpu", ("tpu",), "maskc_kernels.tpu"),
-        Backend("gpu", ("cuda",), "maskc_kernels.gpu.attention", "maskc[gpu]"),
+        Backend("gpu", ("cuda",), "maskc_kernels.gpu", "maskc[gpu]"),
         Backend("xla", (), "maskc_kernels.xla"),
     )
 }

@@ -18,3 +18,15 @@ def draw_qkv():
         return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in (q, k, v or k)]
 
     return draw
+
+
+@pytest.fixture
+def triton_interpreted():
+    """The GPU kernels run in Triton's interpreter."""
+    pytest.importorskip("triton", reason="the GPU kernels need pip install 'maskc[gpu]'")
+    import triton_interpreter
+
+    from maskc_kernels.gpu.launch import using
+
+    with using(triton_interpreter.call):
+        yield
