@@ -108,12 +108,17 @@ def measure(topology: str) -> None:
             " --xla_vf_vmem_memory_space_assignment=false"
             " --xla_gf_vmem_memory_space_assignment=false",
         }  # fmt: skip
-        from jax._src.mesh import abstract_device_from
         from jax.experimental import topologies
-        from jax.sharding import AbstractMesh, SingleDeviceSharding, use_abstract_mesh
+        from jax.sharding import (
+            AbstractDevice,
+            AbstractMesh,
+            SingleDeviceSharding,
+            use_abstract_mesh,
+        )
 
         device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
-        mesh = AbstractMesh((1,), ("_",), abstract_device=abstract_device_from(device))
+        kind = AbstractDevice(device.device_kind, device.num_cores, device.platform)
+        mesh = AbstractMesh((1,), ("_",), abstract_device=kind)
         chip, place = topology.split(":", maxsplit=1)[0], SingleDeviceSharding(device)
         for key, programs in cases():
             ready = programs()
