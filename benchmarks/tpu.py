@@ -222,7 +222,8 @@ def totals(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
             plan = compile_mask(load.mask, q_len=load.length, block_q=q, block_kv=kv)
             counts = {"forward": Counts.of(plan.fwd), "dq": Counts.of(plan.dq)}
             counts["dkv"] = Counts.of(plan.dkv)
-            for chip in sorted({record["chip"] for record in records}):
+            measured = {r["chip"] for r in records if r["sizes"] == [q, kv, head_dim]}
+            for chip in sorted(measured):
                 yield {
                     "chip": chip, "mask": load.name, "q x kv": f"{q} x {kv}",
                     **compared(records, (chip, [q, kv, head_dim]), counts, stored=load.stored),
