@@ -108,12 +108,17 @@ def measure(topology: str) -> None:
             " --xla_vf_vmem_memory_space_assignment=false"
             " --xla_gf_vmem_memory_space_assignment=false",
         }  # fmt: skip
-        from jax._src.mesh import abstract_device_from
         from jax.experimental import topologies
-        from jax.sharding import AbstractMesh, SingleDeviceSharding, use_abstract_mesh
+        from jax.sharding import (
+            AbstractDevice,
+            AbstractMesh,
+            SingleDeviceSharding,
+            use_abstract_mesh,
+        )
 
         device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
-        mesh = AbstractMesh((1,), ("_",), abstract_device=abstract_device_from(device))
+        kind = AbstractDevice(device.device_kind, device.num_cores, device.platform)
+        mesh = AbstractMesh((1,), ("_",), abstract_device=kind)
         chip, place = topology.split(":", maxsplit=1)[0], SingleDeviceSharding(device)
         for key, programs in cases():
             ready = programs()
@@ -217,7 +222,8 @@ def totals(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
             plan = compile_mask(load.mask, q_len=load.length, block_q=q, block_kv=kv)
             counts = {"forward": Counts.of(plan.fwd), "dq": Counts.of(plan.dq)}
             counts["dkv"] = Counts.of(plan.dkv)
-            for chip in sorted({record["chip"] for record in records}):
+            measured = {r["chip"] for r in records if r["sizes"] == [q, kv, head_dim]}
+            for chip in sorted(measured):
                 yield {
                     "chip": chip, "mask": load.name, "q x kv": f"{q} x {kv}",
                     **compared(records, (chip, [q, kv, head_dim]), counts, stored=load.stored),

@@ -61,13 +61,13 @@ def compile_all(topology, cases, dump):
 def compiled(case, device, dump):
     """Lower and compile one case."""
     import jax
-    from jax._src.mesh import abstract_device_from
 
     function, args = program(case)
     place = jax.sharding.SingleDeviceSharding(device)
     args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
     # Lowering rules that ask for the TPU's generation look at the mesh.
-    mesh = jax.sharding.AbstractMesh((1,), ("_",), abstract_device=abstract_device_from(device))
+    kind = jax.sharding.AbstractDevice(device.device_kind, device.num_cores, device.platform)
+    mesh = jax.sharding.AbstractMesh((1,), ("_",), abstract_device=kind)
     for path in dump.iterdir():
         path.unlink()
     with jax.sharding.use_abstract_mesh(mesh):

@@ -21,7 +21,9 @@ FP32 = 1e-5  # of the scale of the values
 RESULTS = ("out", "lse", "dq", "dk", "dv", "dscale", "dsinks")
 # Chunks far smaller than a row, so that lists are streamed.
 PLAIN = KernelConfig(chunk=4, interpret=True)
-STRICT = KernelConfig(chunk=4, interpret=pltpu.InterpretParams(detect_races=True))
+STRICT = KernelConfig(
+    chunk=4, interpret=pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,13 +196,18 @@ def tpu_interpreter():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "heads"), [((0,), 2), ((0, 1), 2)], ids=["one mask, grouped heads", "two masks"]
+    ("pattern", "segments"),
+    [((0,), False), ((0, 1), False), ((0,), True)],
+    ids=["one mask, grouped heads", "two masks", "segment ids"],
 )
 def test_no_race_and_nothing_read_before_it_was_written(
-    pattern, heads, check, tables_of, tpu_interpreter
+    pattern, segments, check, tables_of, tpu_interpreter
 ):
     """Memory that nobody wrote is NaN, copies happen as late as they may, races are errors."""
-    shape = Shape(384, 330, heads, 1, 8, 8, SQUARE, pattern=pattern, batch=2, sinks=(0.1, 0.2))
+    shape = Shape(
+        384, 330, 2, 1, 8, 8, SQUARE,
+        pattern=pattern, batch=2, sinks=(0.1, 0.2), segments=segments,
+    )  # fmt: skip
     masks = [Local(left=140, right=0) | (Prefix(9) - Causal(offset=-256)), Causal(offset=-200)]
     plan = shape.compile(masks)
     check(shape, plan, tables_of(plan), config=STRICT)
