@@ -23,9 +23,9 @@ from jax_triton import triton_lib
 
 __all__ = ["CUSTOM_CALL", "triton_call"]
 
-_OLD = jax_triton.__version_info__ < (0, 4)
+_OLD = not hasattr(jax_triton, "CUSTOM_CALL_TARGET_NAME")
 
-CUSTOM_CALL: str = "triton_kernel_call" if _OLD else jax_triton.CUSTOM_CALL_TARGET_NAME
+CUSTOM_CALL: str = getattr(jax_triton, "CUSTOM_CALL_TARGET_NAME", "triton_kernel_call")
 """Name of the custom call in the program."""
 
 

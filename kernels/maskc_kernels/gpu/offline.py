@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import triton
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -125,9 +126,9 @@ def compile_offline(launch: Launch, architecture: int) -> Report:
     )
     options = {"num_warps": launch.warps, "num_stages": launch.stages, **OPTIONS}
     log = io.StringIO()
-    with triton.knobs.nvidia.scope(), triton.knobs.compilation.scope():
-        triton.knobs.nvidia.dump_ptxas_log = True
-        triton.knobs.compilation.always_compile = True  # a cached kernel has no log
+    with knobs.nvidia.scope(), knobs.compilation.scope():
+        knobs.nvidia.dump_ptxas_log = True
+        knobs.compilation.always_compile = True  # a cached kernel has no log
         with contextlib.redirect_stdout(log):
             compiled = triton.compile(
                 source, target=GPUTarget("cuda", architecture, 32), options=options
