@@ -149,7 +149,7 @@ def checks() -> dict[str, Check]:
         "fork": ("a store used across a fork", isolated("forked"), 64, {"failed": 0}),
         "shortened": ("files cut or overwritten after reading", isolated("shortened"), 200, {}),
         "power-cut": (
-            "a power cut on ext4: whole plans, and none of those acknowledged is lost",
+            "a power cut on ext4: whole plans, and all acknowledged ones but the last",
             isolated("power.power_cut", "synced", prefix=MOUNTS), 200,
             {"bad": 0, "wrong": 0, "lost": 0},
         ),
