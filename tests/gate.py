@@ -163,7 +163,7 @@ def checks() -> dict[str, Check]:
         },
         "one-creates": (
             "32 writers of each key of a bucket: one creates",
-            isolated("remotes.one_creates", 32), 1_000, {"not_one": 0, "bad": 0},
+            isolated("remotes.one_creates", 32), 1_000, {"several": 0, "bad": 0},
         ),
         "same-bytes": (
             "raw images of fresh processes, by hash seed", same_bytes, 100, {"images": 1}

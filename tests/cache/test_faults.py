@@ -187,7 +187,7 @@ def test_hosts_whose_clocks_differ_by_an_hour(tmp_path, monkeypatch, hours):
 def test_of_many_writers_of_a_bucket_one_creates():
     """And everybody else is content with that."""
     assert faults.run("remotes.one_creates", 3, 32) == {
-        "rounds": 3, "writers": 32, "not_one": 0, "bad": 0,
+        "rounds": 3, "writers": 32, "none": 0, "several": 0, "bad": 0,
     }  # fmt: skip
 
 
