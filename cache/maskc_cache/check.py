@@ -33,6 +33,7 @@ _Kind: TypeAlias = Literal["full", "partial"]
 
 _INT32, _UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
 _INTS = (np.dtype(np.int8), np.dtype(np.int16), _INT32)
+_UNSIGNED = {dtype: np.dtype(dtype.str.replace("i", "u")) for dtype in _INTS}
 _DIRECTIONS: tuple[Direction, ...] = ("fwd", "dq", "dkv")
 _KINDS: tuple[_Kind, ...] = ("full", "partial")
 
@@ -49,13 +50,18 @@ def check_ranges(plan: Plan) -> None:
             f"head_mask: expected one head or more in each of {plan.head_shards} equal shards, "
             f"got {plan.heads}"
         )
-    masks = np.maximum.accumulate(plan.head_mask)  # the largest number so far
-    rises = np.diff(masks, prepend=np.int32(-1))
-    if plan.head_mask.min() < 0 or rises[0] != 1 or rises.max() > 1:
+    masks = plan.head_mask
+    largest = np.maximum.accumulate(masks)  # so far
+    if (
+        masks[0] != 0
+        or _outside(masks, plan.heads) is not None
+        or np.count_nonzero(masks[1:] - largest[:-1] > 1)
+    ):
         raise PlanCorruptError("head_mask: masks are not numbered by first use")
     for direction in _DIRECTIONS:
         if direction != "dq" or plan.dq is not plan.fwd:
-            _check_lists(direction, plan.lists(direction), plan.masks, plan.grid(direction))
+            count = int(largest[-1]) + 1
+            _check_lists(direction, plan.lists(direction), count, plan.grid(direction))
     for direction, tables in _tables(plan):
         _check_tables(plan, direction, tables)
     _check_bounds(plan)
@@ -107,15 +113,14 @@ def _place(entry: int, ptr: _Array, rows: int) -> str:
 def _check_array(
     name: str, array: _Array, shape: tuple[int | None, ...], dtypes: tuple[np.dtype[Any], ...]
 ) -> None:
+    """Dtype and shape are among those given; a first dimension of None may be any."""
     if array.dtype not in dtypes:
         allowed = ", ".join(map(str, dtypes))
         raise PlanCorruptError(f"{name}: expected dtype {allowed}, got {array.dtype}")
-    fits = len(shape) == array.ndim and all(
-        want is None or want == got for want, got in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
+    found = array.shape
+    if found != shape and (shape[0] is not None or not found or found[1:] != shape[1:]):
         want = ", ".join("any" if n is None else str(n) for n in shape)
-        raise PlanCorruptError(f"{name}: expected shape [{want}], got {list(array.shape)}")
+        raise PlanCorruptError(f"{name}: expected shape [{want}], got {list(found)}")
 
 
 def _outside(array: _Array, stop: int) -> int | None:
@@ -125,8 +130,9 @@ def _outside(array: _Array, stop: int) -> int | None:
     """
     if not array.size:
         return None
-    unsigned = np.ascontiguousarray(array).view(array.dtype.str.replace("i", "u"))
-    return int(np.argmax(unsigned)) if int(unsigned.max()) >= stop else None
+    unsigned = np.ascontiguousarray(array).view(_UNSIGNED[array.dtype]).reshape(-1)
+    at = int(unsigned.argmax())
+    return at if unsigned[at] >= stop else None
 
 
 def _range_error(name: str, array: _Array, stop: int, at: int, place: str) -> PlanCorruptError:
@@ -142,7 +148,7 @@ def _check_lists(name: str, lists: BlockLists, masks: int, grid: tuple[int, int]
         ptr, idx = _list(lists, kind)
         _check_array(f"{name}.{kind}_ptr", ptr, (masks * rows + 1,), (_INT32,))
         _check_array(f"{name}.{kind}_idx", idx, (None,), _INTS)
-        if ptr[0] != 0 or ptr[-1] != len(idx) or (ptr[1:] < ptr[:-1]).any():
+        if ptr[0] != 0 or ptr[-1] != len(idx) or np.count_nonzero(ptr[1:] < ptr[:-1]):
             raise PlanCorruptError(
                 f"{name}.{kind}_ptr: expected offsets that rise from 0 to {len(idx)}"
             )

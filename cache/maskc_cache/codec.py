@@ -6,7 +6,7 @@
     3 runs      a frame of the runs in which values count up by one
     4 delta runs: the same of the differences
     5 grid      a frame of the differences along the last axis of their differences along the one
-                before it
+                before it; of an array of one axis, of the differences of its differences
 
 Arithmetic is modulo the range of the values' dtype. Runs are int32: the differences between the
 runs' first values, then the differences between their lengths, each list with its first number
@@ -62,8 +62,8 @@ def compress(array: _Array, *, is_bits: bool) -> tuple[int, bytes]:
         for codec, values in ((RUNS, data), (DELTA_RUNS, steps)):
             if (runs := _runs(values)) is not None:
                 candidates[codec] = runs
-        if array.ndim > 1:
-            candidates[GRID] = _steps(_steps(array, -2), -1).tobytes()
+        if array.ndim:
+            candidates[GRID] = _steps(_steps(array, -min(array.ndim, 2)), -1).tobytes()
     compressor = zstandard.ZstdCompressor(level=_LEVEL)
     frames = [(codec, compressor.compress(content)) for codec, content in candidates.items()]
     codec, frame = min(frames, key=lambda stored: len(stored[1]))
@@ -108,7 +108,7 @@ def decompress(codec: int, stored: _Array, dtype: np.dtype[Any], shape: list[int
     if codec == RAW:
         if stored.nbytes != nbytes:
             raise ValueError(f"expected {nbytes} bytes, got {stored.nbytes}")
-        return stored.view(dtype).reshape(shape)
+        return np.ndarray(shape, dtype, stored)
     if codec in {RUNS, DELTA_RUNS}:
         array = _expanded(_frame(stored, nbytes, exact=False), dtype, count)
     else:
@@ -117,10 +117,10 @@ def decompress(codec: int, stored: _Array, dtype: np.dtype[Any], shape: list[int
         array = np.cumsum(array, dtype=dtype)
     array = array.reshape(shape)
     if codec == GRID:
-        if array.ndim < 2:
-            raise ValueError("a grid of less than two dimensions")
+        if not array.ndim:
+            raise ValueError("a grid of no dimensions")
         array = np.cumsum(array, axis=-1, dtype=dtype)
-        np.cumsum(array, axis=-2, dtype=dtype, out=array)
+        np.cumsum(array, axis=-min(array.ndim, 2), dtype=dtype, out=array)
     return array
 
 

@@ -48,7 +48,7 @@ def diagnose(path: str | os.PathLike[str]) -> list[Finding]:
         OSError: the file cannot be read.
     """
     try:
-        image = read_image(path)
+        image, _ = read_image(path)
     except PlanError as error:
         return [Finding("file", 0, -1, _plain(error, path))]
     try:
@@ -109,5 +109,5 @@ def stored_sections(path: str | os.PathLike[str]) -> list[tuple[str, str, str, i
         OSError: the file cannot be read.
         PlanError: its header cannot.
     """
-    _, sections = parse_image(read_image(path), MAX_DECODED)
+    _, sections = parse_image(read_image(path)[0], MAX_DECODED)
     return [(s.name, f"{s.dtype}{s.shape}", CODECS[s.codec], s.nbytes, s.decoded) for s in sections]

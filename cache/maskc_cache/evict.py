@@ -186,8 +186,13 @@ def _open_regular(path: str, flags: int) -> int:
     """A descriptor of a regular file, made if it is to be written; links are not followed."""
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags | (os.O_CREAT if flags & os.O_RDWR else 0), 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    is_regular = False
+    try:
+        is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    finally:
+        if not is_regular:
+            os.close(descriptor)
+    if not is_regular:
         raise OSError(errno.EINVAL, "not a regular file", path)
     return descriptor
 

@@ -6,7 +6,9 @@ the only dtypes; what is shared inside a plan (dq's lists, dkv's partial blocks)
 
 from __future__ import annotations
 
+import errno
 import mmap as mmap_module
+import operator
 import os
 import stat
 from pathlib import Path
@@ -28,10 +30,19 @@ from maskc_cache.header import (
     MAX_HEADER,
     MINOR,
     Section,
+    Stored,
     build_image,
     parse_image,
 )
-from maskc_cache.plan import MAX_INTERVALS, BlockLists, Plan, RowBounds, SplashTables
+from maskc_cache.plan import (
+    MAX_INTERVALS,
+    BlockLists,
+    Content,
+    Plan,
+    RowBounds,
+    SplashTables,
+    digest_of,
+)
 
 __all__ = ["MAGIC", "MAJOR", "MAX_DECODED", "MINOR", "decode", "encode", "read_plan", "write_plan"]
 
@@ -44,6 +55,9 @@ _HINTS: dict[type[PlanError], str] = {
     PlanCorruptError: "; delete the file and compile again",
     PlanError: "; to read it all the same, pass a larger max_decoded",
 }
+
+_BITS = "partial_blocks"  # is expanded anyhow when it is used
+_WORTH = 32  # a compressed table makes the file smaller by this part of it at least
 
 _Arrays = dict[str, npt.NDArray[Any]]
 
@@ -64,12 +78,6 @@ def encode(plan: Plan, *, compress: bool = True) -> bytes:
             what directions with the same blocks must share.
     """
     _check_sharing(plan)
-    stored = []
-    for name, array in sorted(plan.arrays(), key=lambda item: item[0]):
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        is_bits = name.endswith("partial_blocks")
-        codec, content = packed(data, is_bits=is_bits) if compress else (RAW, data.tobytes())
-        stored.append((name, array, codec, content))
     meta = {
         "blocks": [list(plan.fwd.blocks), list(plan.dq.blocks), list(plan.dkv.blocks)],
         "canonical": plan.canonical,
@@ -82,7 +90,28 @@ def encode(plan: Plan, *, compress: bool = True) -> bytes:
         "q_seq_shards": plan.q_seq_shards,
         "row_intervals": list(plan.row_intervals or ()),
     }
-    return build_image(meta, stored)
+    return build_image(meta, _packed(plan) if compress else _raw(plan))
+
+
+def _raw(plan: Plan) -> list[Stored]:
+    """The sections in name order, as little-endian bytes."""
+    return [
+        (name, array, RAW, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        for name, array in sorted(plan.arrays(), key=operator.itemgetter(0))
+    ]
+
+
+def _packed(plan: Plan) -> list[Stored]:
+    """The same, compressed where that pays: raw tables take no time to open."""
+    raw = _raw(plan)
+    small = [
+        (name, array, *packed(array, is_bits=name.endswith(_BITS))) for name, array, _, _ in raw
+    ]
+    least = sum(len(content) for *_, content in small) // _WORTH
+    return [
+        after if len(before[3]) - len(after[3]) >= least or after[0].endswith(_BITS) else before
+        for before, after in zip(raw, small, strict=True)
+    ]
 
 
 def _check_sharing(plan: Plan) -> None:
@@ -132,7 +161,7 @@ def read_plan(
         PlanError: the plan is larger than `max_decoded`.
         OSError: the file cannot be read.
     """
-    image = read_image(
+    image, _ = read_image(
         path, mmap=mmap, max_bytes=max_decoded + MAX_HEADER, follow_symlinks=follow_symlinks
     )
     return decode(image, source=str(path), max_decoded=max_decoded)
@@ -144,14 +173,17 @@ def read_image(
     mmap: bool = False,
     max_bytes: int = MAX_DECODED + MAX_HEADER,
     follow_symlinks: bool = True,
-) -> npt.NDArray[np.uint8]:
-    """The bytes of a plan file, unchecked; arguments and errors are those of `read_plan`."""
+) -> tuple[npt.NDArray[np.uint8], os.stat_result]:
+    """The bytes of a plan file, unchecked, and its status; arguments and errors as `read_plan`."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not make us wait
     if not follow_symlinks:
         flags |= os.O_NOFOLLOW
-    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
-        status = os.fstat(file.fileno())
+    descriptor = os.open(path, flags)
+    try:
+        status = os.fstat(descriptor)
         size = status.st_size
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
             raise NotAPlanError(f"{path}: not a regular file")
         if size > max_bytes:
@@ -159,17 +191,24 @@ def read_image(
             raise PlanError(f"{path}: {size:,} bytes, over the limit of {max_bytes:,}{hint}")
         if mmap and size:
             # unmapped when the last array that looks into it is gone
-            mapped = mmap_module.mmap(file.fileno(), 0, access=mmap_module.ACCESS_READ)
-            return np.frombuffer(mapped, np.uint8)
-        buffer = _aligned(size)
-        return buffer[: file.readinto(buffer.data)]  # shorter if it shrank meanwhile
+            mapped = mmap_module.mmap(descriptor, 0, access=mmap_module.ACCESS_READ)
+            return np.frombuffer(mapped, np.uint8), status
+        return _filled(descriptor, size), status
+    finally:
+        os.close(descriptor)
 
 
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    """Memory at a multiple of 64, which `jax.device_put` on the CPU takes without a copy."""
+def _filled(descriptor: int, size: int) -> npt.NDArray[np.uint8]:
+    """A file's bytes, fewer if it shrank meanwhile.
+
+    They begin at a multiple of 64, so `jax.device_put` on the CPU takes them without a copy.
+    """
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size]
+    end, stop = start, start + size
+    while end < stop and (count := os.readv(descriptor, [memory.data[end:stop]])):
+        end += count
+    return memory[start:end]
 
 
 def decode(
@@ -196,12 +235,13 @@ def decode(
     image = np.frombuffer(buffer, np.uint8) if not isinstance(buffer, np.ndarray) else buffer
     try:
         meta, sections = parse_image(image, max_decoded)
-        plan = _assemble(
-            meta, {section.name: decode_section(image, section) for section in sections}
-        )
+        arrays = {section.name: decode_section(image, section) for section in sections}
+        digest = _digest(meta, sections, arrays)
+        plan = _assemble(meta, arrays)
         check_ranges(plan)
-        if plan.digest != meta["digest"]:
-            raise PlanCorruptError(f"meta.digest is {meta['digest']}, the content's {plan.digest}")
+        if digest != meta["digest"]:
+            raise PlanCorruptError(f"meta.digest is {meta['digest']}, the content's {digest}")
+        vars(plan).update(digest=digest, key=meta["key"])  # as its properties would be
     except PlanError as error:
         raise type(error)(f"{source}: {error}{_HINTS[type(error)]}") from None
     return plan
@@ -213,14 +253,24 @@ def decode_section(image: npt.NDArray[np.uint8], section: Section) -> npt.NDArra
     Raises:
         PlanCorruptError: they do not.
     """
-    stored = image[section.offset : section.stop]
-    if xxhash.xxh3_64_intdigest(stored.data) != section.check:
+    _, dtype, shape, codec, offset, nbytes, check = section
+    stored = image[offset : offset + nbytes]
+    if xxhash.xxh3_128_digest(stored.data) != check:
         raise PlanCorruptError(f"{section.place}: the checksum does not hold")
-    dtype = DTYPES[section.dtype]
     try:
-        return decompress(section.codec, stored, dtype, section.shape)
+        return decompress(codec, stored, DTYPES[dtype], shape)
     except ValueError as error:
         raise PlanCorruptError(f"{section.place}: {error}") from None
+
+
+def _digest(meta: dict[str, Any], sections: list[Section], arrays: _Arrays) -> str:
+    """The digest of the content; the checksum of a raw section is that of its content."""
+    facts = [meta[name] for name in ("q_len", "kv_len", "head_shards", "q_seq_shards")]
+    contents: list[Content] = [
+        (name, dtype, shape, check if codec == RAW else xxhash.xxh3_128_digest(arrays[name].data))
+        for name, dtype, shape, codec, _, _, check in sections
+    ]
+    return digest_of([*facts, meta["blocks"], meta["row_intervals"]], contents)
 
 
 def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import operator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -31,6 +32,7 @@ __all__ = [
     "SplashMaskInfo",
     "SplashTables",
     "blocks_along",
+    "digest_of",
     "key_of",
     "pack",
     "smallest_dtype",
@@ -39,6 +41,9 @@ __all__ = [
 IntArray = npt.NDArray[np.signedinteger[Any]]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
+Content = tuple[str, str, "list[int] | tuple[int, ...]", bytes]
+"""An array's name, dtype (like "i4"), shape, and the XXH3-128 of its little-endian bytes."""
+
 Direction = Literal["fwd", "dq", "dkv"]
 
 MAX_INTERVALS = 2
@@ -84,6 +89,19 @@ def pack(value: object) -> bytes:
 def key_of(canonical: bytes) -> str:
     """The cache key of a canonical form: 32 hex digits of its XXH3-128."""
     return xxhash.xxh3_128_hexdigest(canonical)
+
+
+def digest_of(facts: list[object], contents: list[Content]) -> str:
+    """The digest of a plan: 32 hex digits of the XXH3-128 of what says all that it holds.
+
+    A file's checksum of a raw section is that of its content, so a reader hashes nothing twice.
+
+    Args:
+        facts: q_len, kv_len, head_shards, q_seq_shards, the blocks of fwd, dq and dkv, and the
+            plan's row intervals or an empty list.
+        contents: of every array, in the order of their names.
+    """
+    return xxhash.xxh3_128_hexdigest(pack([*facts, contents]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -250,7 +268,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for _, array in self.arrays():
-            array.flags.writeable = False
+            array.setflags(write=False)
 
     @property
     def heads(self) -> int:
@@ -280,14 +298,18 @@ class Plan:
         Independent of the compiler's version and of how a file was compressed. Two keys may share
         a digest (two writings of one mask); one key never has two.
         """
-        state = xxhash.xxh3_128()
-        state.update(repr((self.q_len, self.kv_len, self.head_shards, self.q_seq_shards)).encode())
-        state.update(repr((self.fwd.blocks, self.dq.blocks, self.dkv.blocks)).encode())
-        state.update(repr(self.row_intervals).encode())
-        for name, array in self.arrays():
-            state.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        return state.hexdigest()
+        facts = [self.q_len, self.kv_len, self.head_shards, self.q_seq_shards]
+        blocks = [self.fwd.blocks, self.dq.blocks, self.dkv.blocks]
+        contents: list[Content] = [
+            (
+                name,
+                array.dtype.str[1:],
+                array.shape,
+                xxhash.xxh3_128_digest(np.ascontiguousarray(array).data),
+            )
+            for name, array in sorted(self.arrays(), key=operator.itemgetter(0))
+        ]
+        return digest_of([*facts, blocks, self.row_intervals or ()], contents)
 
     def __eq__(self, other: object) -> bool:
         return self.digest == other.digest if isinstance(other, Plan) else NotImplemented
@@ -322,16 +344,13 @@ class Plan:
     def arrays(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """Every stored array with its section name, in a fixed order, shared ones once."""
         yield "head_mask", self.head_mask
-        seen: list[BlockLists] = []
-        for name in ("fwd", "dq", "dkv"):
-            lists: BlockLists = getattr(self, name)
-            if any(lists is other for other in seen):
-                continue
-            for field in _LISTS:
+        seen = set()
+        for name, lists in (("fwd", self.fwd), ("dq", self.dq), ("dkv", self.dkv)):
+            for field in _LISTS if name != "dq" or lists is not self.fwd else ():
                 array = getattr(lists, field)
-                if not any(array is getattr(other, field) for other in seen):
+                if (field, id(array)) not in seen:
+                    seen.add((field, id(array)))
                     yield f"{name}.{field}", array
-            seen.append(lists)
         for name in ("fwd", "dkv"):
             tables: SplashTables | None = getattr(self, f"splash_{name}")
             for field in _TABLES if tables else ():

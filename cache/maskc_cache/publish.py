@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 __all__ = ["TEMPORARY", "publish", "replace"]
 
@@ -36,8 +35,8 @@ def publish(image: bytes, path: Path) -> bool:
         if error.errno not in _NO_TMPFILE:
             raise
         return _publish_named(image, path)
-    with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-        _write(file, image)
+    try:
+        _write(descriptor, image)
         try:
             # src_dir_fd has no meaning for an absolute path, but with one Python calls linkat,
             # which unlike link follows the magic link to the unnamed file
@@ -48,6 +47,8 @@ def publish(image: bytes, path: Path) -> bool:
             if error.errno not in _NO_LINK | _NO_PROC:
                 raise
             return _publish_named(image, path)
+    finally:
+        os.close(descriptor)
     return True
 
 
@@ -86,16 +87,19 @@ def _write_beside(image: bytes, path: Path) -> Path:
     temporary = path.with_name(f".{os.urandom(16).hex()}{TEMPORARY}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-            _write(file, image)
+        try:
+            _write(descriptor, image)
+        finally:
+            os.close(descriptor)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
 
 
-def _write(file: BinaryIO, image: bytes) -> None:
+def _write(descriptor: int, image: bytes) -> None:
     """All bytes to the disk: a name must not appear before what it names."""
-    file.write(image)
-    file.flush()
-    os.fdatasync(file.fileno())
+    rest = memoryview(image)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.fdatasync(descriptor)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from maskc_cache.check import verify
 from maskc_cache.entry import Collected, Entry
 from maskc_cache.errors import PlanCorruptError, PlanError, StoreError
-from maskc_cache.format import MAJOR, MAX_DECODED, encode, read_plan
+from maskc_cache.format import MAJOR, MAX_DECODED, decode, encode, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -122,9 +122,13 @@ class Store:
         Raises:
             ValueError: `key` is not 32 lower-case hex digits.
         """
+        return Path(self._file(key))
+
+    def _file(self, key: str) -> str:
+        """The same as text; to make a path takes as long as to open it."""
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise ValueError(f"key: expected 32 lower-case hex digits, got {key!r}")
-        return self._home / key[:2] / f"{key}.plan"
+        return f"{self._home}/{key[:2]}/{key}.plan"
 
     def has(self, key: str) -> bool:
         """Whether there is a file for the key; only `get` tells whether it is good."""
@@ -146,16 +150,15 @@ class Store:
         Raises:
             StoreError: the directory cannot be read, for a reason other than absence.
         """
-        path = self.path(key)
+        path = self._file(key)
         try:
-            plan = self._read(key, path, mmap=mmap)
-            used = path.stat().st_mtime
+            plan, used = self._read(key, path, mmap=mmap)
         except PlanError:
-            self._set_aside(path)
+            self._set_aside(Path(path))
             return None
         except OSError as error:
             if error.errno in _NOT_A_FILE:
-                self._set_aside(path)
+                self._set_aside(Path(path))
             elif error.errno not in _MISSES:
                 raise StoreError(f"{path}: {error.strerror}") from error
             return None
@@ -168,11 +171,13 @@ class Store:
         return plan
 
     @staticmethod
-    def _read(key: str, path: Path, *, mmap: bool = False) -> Plan:
-        plan = read_plan(path, mmap=mmap, follow_symlinks=False)
+    def _read(key: str, path: str, *, mmap: bool = False) -> tuple[Plan, float]:
+        """The plan of a file, and when it was used."""
+        image, status = read_image(path, mmap=mmap, follow_symlinks=False)
+        plan = decode(image, source=path)
         if plan.key != key:
             raise PlanCorruptError(f"{path}: holds the plan of another key, {plan.key}")
-        return plan
+        return plan, status.st_mtime
 
     def put(self, plan: Plan) -> Path:
         """Publish a plan, unless its key is there already.
@@ -260,7 +265,7 @@ class Store:
         """
         for entry in self.list():
             try:
-                verify(self._read(entry.key, entry.path))
+                verify(self._read(entry.key, str(entry.path))[0])
             except PlanError as error:
                 self._set_aside(entry.path)
                 yield entry, str(error)

@@ -64,6 +64,7 @@ triangle = np.concatenate([np.arange(n) for n in range(256)])
         (RUNS, triangle, 40),
         (RUNS, triangle + np.repeat(np.arange(256), np.arange(256)), 40),
         (DELTA_RUNS, np.cumsum(np.arange(256)), 40),
+        (GRID, np.cumsum(np.arange(256, 0, -1)), 40),
         (GRID, (2 * np.tri(256, k=-1) + np.eye(256))[None], 60),
     ],
 )
@@ -112,8 +113,8 @@ def test_runs_are_of_as_many_values_as_there_must_be(codec, numbers, message):
 def test_frames_are_of_the_size_that_they_must_have(codec):
     with pytest.raises(ValueError, match="the zstd frame is not of 40 bytes"):
         decompress(codec, frame(bytes(36)), np.dtype("<i4"), [10])
-    with pytest.raises(ValueError, match="a grid of less than two dimensions"):
-        decompress(GRID, frame(bytes(40)), np.dtype("<i4"), [10])
+    with pytest.raises(ValueError, match="a grid of no dimensions"):
+        decompress(GRID, frame(bytes(4)), np.dtype("<i4"), [])
     with pytest.raises(ValueError, match="not a zstd frame"):
         decompress(codec, stored(b"nonsense"), np.dtype("<i4"), [10])
     with pytest.raises(ValueError, match="expected 40 bytes, got 36"):

@@ -82,7 +82,7 @@ def test_an_index_that_points_outside_is_found_though_checksums_hold(image, foun
     document = header_of(image)
     row = next(row for row in document["sections"] if row[0] == "fwd.full_idx")
     image[row[4]] = 100
-    row[6] = xxhash.xxh3_64_intdigest(bytes(image[row[4] : row[4] + row[5]]))
+    row[6] = xxhash.xxh3_128_digest(bytes(image[row[4] : row[4] + row[5]]))
     (finding,) = found(sealed(bytes(image), header=msgpack.packb(document)))
     assert (finding.section, finding.first) == ("fwd.full_idx", row[4])
     assert "expected values from 0 to 4, got 100" in finding.problem

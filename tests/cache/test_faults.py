@@ -3,19 +3,18 @@
 Where mounts or other users are not to be had, the tests that need them are skipped and say so.
 """
 
+import errno
 import os
-import shutil
-import subprocess
+import time
 
 import faults
 import pytest
 from faults import mutants
-from faults.plans import tiny
+from faults.machine import MOUNTS, lacks_fuse, lacks_loops, lacks_mounts
+from faults.plans import many, tiny
 
-from maskc import Causal, compile_mask
-from maskc_cache import Store, decode, encode
-
-MOUNTS = ("unshare", "--mount")
+from maskc import Causal, CompileRequest, compile_cached, compile_mask
+from maskc_cache import Store, decode, encode, open_tiers
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may become other users")
 
@@ -23,12 +22,8 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may become o
 @pytest.fixture(scope="module")
 def mounts():
     """The command that gives a process its own mounts."""
-    probe = "mount -t tmpfs tmpfs /mnt"
-    if (
-        not shutil.which("unshare")
-        or subprocess.run([*MOUNTS, "sh", "-c", probe], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no mounts of our own here: run this where `unshare --mount` works")
+    if reason := lacks_mounts():
+        pytest.skip(reason)
     return MOUNTS
 
 
@@ -123,6 +118,79 @@ def test_a_plan_stays_as_it_was_read():
     assert counts["same"] == counts["turns"]
 
 
+def test_a_power_cut_leaves_whole_plans_and_loses_none():
+    if reason := lacks_loops():
+        pytest.skip(reason)
+    counts = faults.run("power.power_cut", 3, "synced", prefix=MOUNTS)
+    assert min(counts["read"], counts["acknowledged"]) > 0
+    assert (counts["bad"], counts["wrong"], counts["lost"]) == (0, 0, 0)
+    blind = faults.run("power.power_cut", 3, "unsynced", prefix=MOUNTS)
+    assert blind["bad"] > 0  # or the cuts would not be seen
+    assert blind["wrong"] == 0
+
+
+# --- other hosts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cached", "nolink", "short", "eio", "estale"])
+def test_two_hosts_on_a_network_file_system(kind):
+    if reason := lacks_fuse():
+        pytest.skip(reason)
+    counts = faults.run("network.network", 8, kind, prefix=MOUNTS)
+    assert (counts["bad"], counts["wrong"], counts["leaked"]) == (0, 0, 0)
+    if kind not in {"eio", "estale"}:
+        assert (counts["seen"], counts["refused"], counts["missing"]) == (0, 0, 0)
+
+
+def test_the_loser_of_a_race_never_sees_the_winner(tmp_path, monkeypatch):
+    """A host whose file system says for a while that the winner's file is not there."""
+    plan = tiny()
+    path = Store(tmp_path).put(plan)
+    content = path.read_bytes()
+
+    def unseen(function):
+        def call(name, *args, **options):
+            if os.fspath(name) == str(path):
+                raise FileNotFoundError(errno.ENOENT, "cached", str(name))
+            return function(name, *args, **options)
+
+        return call
+
+    with monkeypatch.context() as blind:
+        for name in ("open", "stat", "utime"):
+            blind.setattr(os, name, unseen(getattr(os, name)))
+        tiers = open_tiers(tmp_path)
+        assert compile_cached(CompileRequest(Causal(), q_len=32), tiers)[1] is False
+        assert tiers.local.get(plan.key) is None
+        assert tiers.local.put(plan) == path
+        tiers.put(plan)
+        assert tiers.local.get(plan.key) is None
+        assert tiers.get(plan.key, plan.canonical) is plan
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_hosts_whose_clocks_differ_by_an_hour(tmp_path, monkeypatch, hours):
+    store, plans = Store(tmp_path), many(4)
+    paths = [store.put(plan) for plan in plans]
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    for plan in plans:
+        assert store.get(plan.key, plan.canonical) == plan
+    assert all(abs(path.stat().st_mtime - real()) < 60 for path in paths)  # the file system's clock
+    os.utime(paths[2], (0, 0))
+    left = store.gc(sum(path.stat().st_blocks * 512 for path in paths) - 1)
+    assert left.removed >= 1
+    assert not store.has(plans[2].key)
+
+
+def test_of_many_writers_of_a_bucket_one_creates():
+    """And everybody else is content with that."""
+    assert faults.run("remotes.one_creates", 3, 32) == {
+        "rounds": 3, "writers": 32, "none": 0, "several": 0, "bad": 0,
+    }  # fmt: skip
+
+
 # --- what was planted ---------------------------------------------------------------------------
 
 
@@ -176,7 +244,7 @@ def test_no_small_damage_is_silent(compress):
     plan = compile_mask(Causal(), q_len=length, block_q=8, block_kv=8, splash=False)
     image = encode(plan, compress=compress)
     codecs = {row[3] for row in mutants.header_of(image)["sections"]}
-    assert codecs == ({0, 3, 4} if compress else {0})
+    assert codecs == ({0, 3, 5} if compress else {0})
     counts = mutants.every_damage(image)
     assert counts["silent"] == 0
     assert counts["bit flips"] == 8 * len(image)

@@ -39,6 +39,12 @@ def plans():
         "empty": (compile_mask(Causal() - Causal(), q_len=5), False),
         "random": (compile_mask(Random(0.5), q_len=48, **blocks), True),
         "causal": (compile_mask(Causal(), q_len=4096, block_q=16, block_kv=16), True),
+        "documents": (
+            compile_mask(
+                Causal() & Documents([0, 1600, 2900, 4096]), q_len=4096, block_q=16, block_kv=16
+            ),
+            True,
+        ),
         "window": (compile_mask(Local(99, 0), q_len=2048, block_q=16, block_kv=16), True),
     }
 

@@ -1,7 +1,5 @@
 """Remotes, against a real web server that misbehaves and a real S3-compatible server."""
 
-import concurrent.futures
-import threading
 import time
 import uuid
 
@@ -168,40 +166,6 @@ def test_a_bucket_that_is_not_there(s3):
     assert missing.get(tiny().key) is None
     with pytest.raises(StoreError, match="s3://none-such: "):
         missing.put(tiny())
-
-
-def test_of_many_writers_one_creates(bucket, monkeypatch):
-    """And everybody else is content with that."""
-    refused = []
-    from obstore.exceptions import AlreadyExistsError
-
-    client = bucket._client
-
-    class Counting:
-        def put(self, *args, **options):
-            try:
-                return client.put(*args, **options)
-            except AlreadyExistsError:
-                refused.append(1)
-                raise
-
-        def get(self, *args):
-            return client.get(*args)
-
-    monkeypatch.setitem(bucket.__dict__, "_opened", Counting())
-    barrier = threading.Barrier(32)
-
-    def write(plan):
-        barrier.wait()
-        bucket.put(plan)
-
-    for plan in many(3):
-        refused.clear()
-        with concurrent.futures.ThreadPoolExecutor(32) as pool:
-            for done in [pool.submit(write, plan) for _ in range(32)]:
-                done.result()
-        assert len(refused) == 31
-        assert bucket.get(plan.key) == plan
 
 
 def test_the_deadline_bounds_retries():

@@ -134,10 +134,10 @@ def test_a_file_of_another_version_heals(store, small_plan):
 def test_running_out_of_descriptors_is_no_damage(store, small_plan, monkeypatch):
     path = store.put(small_plan)
     with monkeypatch.context() as context:
-        context.setattr(store_module, "read_plan", raises(OSError(errno.EMFILE, "Too many files")))
+        context.setattr(store_module, "read_image", raises(OSError(errno.EMFILE, "Too many files")))
         with pytest.raises(StoreError, match="Too many files"):
             store.get(small_plan.key)
-        context.setattr(store_module, "read_plan", raises(OSError(errno.EACCES, "Not yours")))
+        context.setattr(store_module, "read_image", raises(OSError(errno.EACCES, "Not yours")))
         assert store.get(small_plan.key) is None
     assert path.is_file()
 

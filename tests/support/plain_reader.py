@@ -10,7 +10,6 @@ import zstandard
 __all__ = ["Reader"]
 
 _FORMATS = {"i1": "b", "i2": "h", "i4": "i", "u1": "B"}
-_FIELDS = ("full_ptr", "full_idx", "partial_ptr", "partial_idx", "partial_id", "partial_blocks")
 
 
 class Reader:
@@ -39,29 +38,20 @@ class Reader:
             assert not any(image[end:offset])
             end = offset + nbytes
             stored = image[offset:end]
-            assert xxhash.xxh3_64(stored).intdigest() == check
+            assert xxhash.xxh3_128(stored).digest() == check
             self.arrays[name] = dtype, shape, _values(stored, dtype, shape, codec)
         assert end == len(image)
         assert xxhash.xxh3_128(self.meta["canonical"]).hexdigest() == self.meta["key"]
 
     def digest(self) -> str:
         """The digest of the content, computed from the arrays."""
-        meta, state = self.meta, xxhash.xxh3_128()
-        lengths = tuple(meta[n] for n in ("q_len", "kv_len", "head_shards", "q_seq_shards"))
-        state.update(repr(lengths).encode())
-        state.update(repr(tuple(tuple(pair) for pair in meta["blocks"])).encode())
-        state.update(repr(tuple(meta["row_intervals"]) or None).encode())
-        names = ["head_mask", *(f"{d}.{f}" for d in ("fwd", "dq", "dkv") for f in _FIELDS)]
-        tables = ("data_next", "mask_next", "block_mask")
-        names += [f"splash_{d}.{f}" for d in ("fwd", "dkv") for f in tables]
-        names += ["row_bounds.q", "row_bounds.kv"]
-        for name in names:
-            if name in self.arrays:
-                dtype, shape, values = self.arrays[name]
-                mark = "|" if dtype.endswith("1") else "<"
-                state.update(f"{name} {mark}{dtype} {tuple(shape)}".encode())
-                state.update(struct.pack(f"<{len(values)}{_FORMATS[dtype]}", *values))
-        return state.hexdigest()
+        names = "q_len", "kv_len", "head_shards", "q_seq_shards", "blocks", "row_intervals"
+        contents = []
+        for name, (dtype, shape, values) in self.arrays.items():
+            content = struct.pack(f"<{len(values)}{_FORMATS[dtype]}", *values)
+            contents.append([name, dtype, shape, xxhash.xxh3_128(content).digest()])
+        packed = msgpack.packb([*(self.meta[name] for name in names), contents])
+        return xxhash.xxh3_128(packed).hexdigest()
 
 
 def _values(stored: bytes, dtype: str, shape: list[int], codec: int) -> list[int]:
@@ -77,7 +67,10 @@ def _values(stored: bytes, dtype: str, shape: list[int], codec: int) -> list[int
     if codec in {2, 4}:
         values = _sums(values)
     if codec == 5:
-        width, height = shape[-1], shape[-2]
+        width = shape[-1]
+        height = shape[-2] if len(shape) > 1 else 1
+        if len(shape) == 1:
+            values = _sums(values)
         for start in range(0, len(values), width):
             values[start : start + width] = _sums(values[start : start + width])
         for plane in range(0, len(values), width * height):

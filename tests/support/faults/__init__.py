@@ -22,7 +22,7 @@ def run(
     """What a driver counted in a process of its own.
 
     Args:
-        driver: a function of `faults.drivers`.
+        driver: a function of `faults.drivers`, or of another module of `faults` as `module.name`.
         arguments: what to call it with: numbers and strings.
         timeout: in seconds.
         prefix: a command that runs the process, like `unshare`.

@@ -151,7 +151,7 @@ def _table_forged(chance: random.Random, image: bytes) -> bytes:
             continue
         at = chance.randrange(start, stop)
         changed[at] = chance.choice((0, 1, 127, 128, 255, changed[at] ^ 1 << chance.randrange(8)))
-        row[6] = xxhash.xxh3_64_intdigest(bytes(changed[start:stop]))
+        row[6] = xxhash.xxh3_128_digest(bytes(changed[start:stop]))
     return sealed(bytes(changed), header=msgpack.packb(document))
 
 
@@ -221,7 +221,7 @@ def _laid_out(document: dict, contents: list[bytes]) -> bytes:
         end = 64 + len(header)
         for row, content in zip(rows, contents, strict=True):
             row[4] = end + -end % 64
-            row[5], row[6] = len(content), xxhash.xxh3_64_intdigest(content)
+            row[5], row[6] = len(content), xxhash.xxh3_128_digest(content)
             end = row[4] + len(content)
         header = msgpack.packb(document)
     body = bytearray(struct.pack("<8sHH", MAGIC, MAJOR, MINOR).ljust(64, b"\0")) + header
