@@ -1,6 +1,7 @@
 """Attention kernels over plan arrays. They see lists and bits, never a mask expression.
 
-A backend is one subpackage; today there is `maskc_kernels.xla`, which runs wherever XLA does.
+A backend is one subpackage: `maskc_kernels.tpu` (Pallas), `maskc_kernels.gpu` (Triton), and
+`maskc_kernels.xla`, which runs wherever XLA does.
 """
 
 from maskc_kernels import reference

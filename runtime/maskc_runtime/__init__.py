@@ -1,6 +1,6 @@
 """What programs call: load a plan, attend under it."""
 
-from maskc_runtime.arguments import SegmentIds
+from maskc_kernels.segment_ids import SegmentIds
 from maskc_runtime.block_arguments import BlockParams
 from maskc_runtime.blocksparse import blocksparse_attention
 from maskc_runtime.dispatch import attention

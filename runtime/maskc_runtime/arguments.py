@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from maskc_runtime.view import PlanView
 
 __all__ = [
-    "SegmentIds",
     "SegmentIdsArgument",
     "check_dtypes",
     "check_plan",
@@ -27,20 +26,6 @@ __all__ = [
     "scalar",
     "soft_cap",
 ]
-
-
-class SegmentIds(NamedTuple):
-    """The segment of every token: a query attends only keys of its own id.
-
-    Attributes:
-        q: int [batch, q_len], or [q_len] for all batch rows; negative is padding, which attends
-            nothing and which nobody attends.
-        kv: int [batch, kv_len], or [kv_len], likewise.
-    """
-
-    q: jax.typing.ArrayLike
-    kv: jax.typing.ArrayLike
-
 
 SegmentIdsArgument: TypeAlias = tuple[Any, Any] | jax.typing.ArrayLike | None
 """A pair of ids for queries and keys, or one array for both."""

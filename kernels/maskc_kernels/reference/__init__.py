@@ -10,11 +10,11 @@ from maskc_kernels.reference.blocks import (
 from maskc_kernels.reference.dense import dense_attention
 from maskc_kernels.reference.mha import (
     DEFAULT_MASK_VALUE,
-    SegmentIds,
     mha_reference,
     mha_reference_bwd,
     mha_reference_no_custom_vjp,
 )
+from maskc_kernels.segment_ids import SegmentIds
 
 __all__ = [
     "DEFAULT_MASK_VALUE",

@@ -17,10 +17,10 @@ import numpy as np
 
 from maskc_kernels.dtypes import accumulator
 from maskc_kernels.reference.dense import dot, per_query_head, softmax_parts
+from maskc_kernels.segment_ids import SegmentIds
 
 __all__ = [
     "DEFAULT_MASK_VALUE",
-    "SegmentIds",
     "mha_reference",
     "mha_reference_bwd",
     "mha_reference_no_custom_vjp",
@@ -32,20 +32,6 @@ DEFAULT_MASK_VALUE = -0.7 * float(np.finfo(np.float32).max)
 Align = Literal["top_left", "bottom_right"]
 _Scale = float | jax.Array
 _Residuals = tuple[jax.Array, jax.Array, jax.Array]
-
-
-class SegmentIds(NamedTuple):
-    """Which segment each token is in. Tokens of one segment attend each other.
-
-    Negative ids are padding, which attends nothing and which nobody attends.
-
-    Attributes:
-        q: int [batch, q_len].
-        kv: int [batch, kv_len].
-    """
-
-    q: jax.Array
-    kv: jax.Array
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from maskc_runtime.arguments import SegmentIds
+from maskc_kernels.segment_ids import SegmentIds
 from maskc_runtime.mask_info.debug import logged
 from maskc_runtime.mask_info.errors import ArgumentShapeError
 from maskc_runtime.mask_info.fields import Fields
