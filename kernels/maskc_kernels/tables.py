@@ -110,9 +110,15 @@ class AttentionTables(NamedTuple):
         fwd: lists of the forward pass; rows are q blocks.
         dq: lists of the dq pass; rows are q blocks.
         dkv: lists of the dkv pass; rows are kv blocks.
+        q_bounds: int32 [masks, 2 or 4, q_len], or None. In a partial block, query `i` of mask `m`
+            attends `kv` iff `q_bounds[m, 0, i] <= kv < q_bounds[m, 1, i]`, or likewise for entries
+            2 and 3. The stored bits say the same; a kernel reads either.
+        kv_bounds: int32 [masks, 2 or 4, kv_len], or None; the queries that attend each key.
     """
 
     head_mask: TableArray
     fwd: BlockTable
     dq: BlockTable
     dkv: BlockTable
+    q_bounds: TableArray | None = None
+    kv_bounds: TableArray | None = None

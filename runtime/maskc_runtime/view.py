@@ -151,7 +151,9 @@ class PlanView:
     @property
     def tables(self) -> AttentionTables:
         """What the kernels read, over the same leaves."""
-        return AttentionTables(self.head_mask, *map(self.lists, _DIRECTIONS))
+        leaves = self._leaves()
+        bounds = (leaves.get(f"row_bounds.{side}") for side in ("q", "kv"))
+        return AttentionTables(self.head_mask, *map(self.lists, _DIRECTIONS), *bounds)
 
     @property
     def nbytes(self) -> int:

@@ -110,6 +110,8 @@ def test_row_bounds_are_the_plans(name):
     assert (bounds.q_intervals, bounds.kv_intervals) == plan.row_intervals
     assert bounds.q is expected.q
     assert bounds.kv is expected.kv
+    tables = PlanView.from_plan(plan).tables
+    assert (tables.q_bounds is expected.q, tables.kv_bounds is expected.kv) == (True, True)
     assert PlanView.from_plan(PLANS["one mask"]).row_bounds is None
 
 
