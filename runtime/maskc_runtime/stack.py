@@ -129,9 +129,8 @@ def _stacked(parts: Sequence[AttentionTables]) -> AttentionTables:
         first: BlockTable = tables[0]
         return dataclasses.replace(first, **arrays)
 
-    return AttentionTables(
-        np.stack([part.head_mask for part in parts]), *(table(name) for name in _PASSES)
-    )
+    head_mask = np.stack([part.head_mask for part in parts])
+    return AttentionTables(head_mask, table("fwd"), table("dq"), table("dkv"))
 
 
 def _padded(arrays: Sequence[Array]) -> Array:

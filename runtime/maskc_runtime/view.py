@@ -152,8 +152,14 @@ class PlanView:
     def tables(self) -> AttentionTables:
         """What the kernels read, over the same leaves."""
         leaves = self._leaves()
-        bounds = (leaves.get(f"row_bounds.{side}") for side in ("q", "kv"))
-        return AttentionTables(self.head_mask, *map(self.lists, _DIRECTIONS), *bounds)
+        return AttentionTables(
+            self.head_mask,
+            self.lists("fwd"),
+            self.lists("dq"),
+            self.lists("dkv"),
+            leaves.get("row_bounds.q"),
+            leaves.get("row_bounds.kv"),
+        )
 
     @property
     def nbytes(self) -> int:
