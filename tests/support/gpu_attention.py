@@ -96,6 +96,8 @@ class Check:
         for name, result in zip(RESULTS, results, strict=True):
             if result is None:
                 continue
+            if name == "dbias":
+                assert result.dtype == bias.dtype
             # One number that sums terms of both signs can be no nearer than the terms are.
             scale = getattr(expected, f"{name}_terms", 1.0)
             self.near(result, np.asarray(getattr(expected, name)), tolerance, name, scale)

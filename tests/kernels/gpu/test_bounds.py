@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from maskc import zoo
 from maskc.compile import compile_mask
-from maskc.expr import Causal, Dense, Documents, Empty, Full, Local, MultiHead
+from maskc.expr import Causal, Dense, Documents, Empty, Local, MultiHead
 
 SHAPE = Shape(
-    70, 90, 4, 2, 16, 8,
+    50, 70, 2, 1, 16, 8,
     {"block_q": 32, "block_kv": 32, "block_q_dkv": 64, "row_bounds": True},
-    pattern=(1, 0, 0, 1),
+    pattern=(1, 0),
 )  # fmt: skip
 HOLE = Causal() & ~(Causal(offset=-9) & ~Causal(offset=-40))
 """Two intervals for most queries and for most keys."""
@@ -35,8 +35,11 @@ def drawn_mask(seed, rows, columns, intervals):
     return ((ends[:, ::2, None] <= at) & (at < ends[:, 1::2, None])).any(1)
 
 
-@pytest.mark.parametrize("side", ["q", "kv"])
-@pytest.mark.parametrize(("intervals", "architecture"), [(1, 90), (2, 90), (1, 100), (2, 100)])
+@pytest.mark.parametrize(
+    # Threads share rows on one architecture and not on the other.
+    ("side", "intervals", "architecture"),
+    [("q", 1, 90), ("q", 2, 100), ("kv", 1, 100), ("kv", 2, 90)],
+)
 def test_bounds_of_one_side_match_the_oracle(side, intervals, architecture, check, tables_of):
     rows, columns = (SHAPE.q_len, SHAPE.kv_len) if side == "q" else (SHAPE.kv_len, SHAPE.q_len)
 
@@ -56,8 +59,7 @@ def test_bounds_of_one_side_match_the_oracle(side, intervals, architecture, chec
 
 
 TWO_SIDED = {
-    "causal": (Causal(), Full(), (1, 1)),
-    "window with sinks": (zoo.sink_window(3, 20), Documents([0, 40, 70]), (2, 1)),
+    "window with sinks": (zoo.sink_window(3, 20), Documents([0, 30, 50]), (2, 1)),
     "hole": (HOLE, Empty(), (2, 2)),
 }
 
@@ -68,11 +70,11 @@ def test_bounds_of_both_sides_with_everything_else(name, check, tables_of):
     *masks, intervals = TWO_SIDED[name]
     plan = shape.compile(*masks)
     assert (plan.row_bounds.q_intervals, plan.row_bounds.kv_intervals) == intervals
-    bias = np.random.default_rng(3).standard_normal((1, 4, 70, 90)).astype(np.float32)
-    bias[:, 1, 3:9] = bias[:, :, :, 80:] = -np.inf
+    bias = np.random.default_rng(3).standard_normal((1, 2, 50, 70)).astype(np.float32)
+    bias[:, 1, 3:9] = bias[:, :, :, 60:] = -np.inf
     check(
         shape, plan, bounded(plan, tables_of(plan, roomy=True)), bias=bias, soft_cap=5.0,
-        sinks=True, segments=segment_ids(1, 2, 70, 90), architecture=90,
+        sinks=True, segments=segment_ids(1, 2, 50, 70), architecture=90,
     )  # fmt: skip
 
 
