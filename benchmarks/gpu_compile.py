@@ -3,13 +3,14 @@
     python benchmarks/gpu_compile.py --architecture 90 --head-dim 128
 
 Registers, spills, shared memory, and the machine instructions per inner iteration for full and
-for partial blocks. The peer has no mask, no lists and one loop; it is compiled with our tile.
-Instruction counts are static, per warp: a proxy, not a time.
+for partial blocks, whose masks are words or row bounds. The peer has no mask, no lists and one
+loop; it is compiled with our tile. Instruction counts are static, per warp: a proxy, not a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import platform
 import shlex
@@ -54,38 +55,52 @@ def plain_flash(
 ) -> None:
     """Dense attention without a mask, for lengths that are multiples of the tile."""
     lane = tl.program_id(0) // (q_len // tile_q)
-    positions = tl.program_id(0) % (q_len // tile_q) * tile_q + tl.arange(0, tile_q)
+    start = tl.program_id(0) % (q_len // tile_q) * tile_q
+    positions = start + tl.arange(0, tile_q)
     kv_lane = (lane // heads * kv_heads + lane % heads // (heads // kv_heads)).to(tl.int64)
     k += kv_lane * (kv_len * head_dim)
     v += kv_lane * (kv_len * head_dim)
     q_lane = lane.to(tl.int64) * q_len
-    q_tile = load_tile(q + q_lane * head_dim, positions, q_len, head_dim, width, False)
+    q_tile = load_tile(q + q_lane * head_dim, start, tile_q, q_len, head_dim, width, False)
     factor = tl.load(sm_scale) * LOG2E
     acc = tl.zeros([tile_q, width], tl.float32)
     top = tl.full([tile_q], float("-inf"), tl.float32)
     total = tl.zeros([tile_q], tl.float32)
     for first in tl.range(0, kv_len, tile_kv):
-        columns = first + tl.arange(0, tile_kv)
-        k_tile = load_tile(k, columns, kv_len, head_dim, width, False)
+        k_tile = load_tile(k, first, tile_kv, kv_len, head_dim, width, False)
         scores = tl.dot(q_tile, tl.trans(k_tile))
         new_top = tl.maximum(top, tl.max(scores, 1) * factor)
         weights = tl.exp2(scores * factor - new_top[:, None])
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.sum(weights, 1)
-        v_tile = load_tile(v, columns, kv_len, head_dim, width, False)
+        v_tile = load_tile(v, first, tile_kv, kv_len, head_dim, width, False)
         acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc * decay[:, None])
         top = new_top
     store_tile(out + q_lane * head_dim, acc / total[:, None], positions, q_len, head_dim, width)
     tl.store(lse + q_lane + positions, (top + tl.log2(total)) / LOG2E)
 
 
-def ours(architecture: int, dtype: str, head_dim: int, block: int) -> dict[str, Launch]:
-    """Forward, dq and dkv for a causal mask, as attention would launch them."""
+MASKS = {
+    "words": Causal(),
+    "1 interval": Causal(),
+    "2 intervals": Causal() & ~(Causal(offset=-1000) & ~Causal(offset=-2000)),
+}
+"""How partial blocks are masked: by their bits, or by the intervals of each query and each key."""
+
+
+def ours(
+    architecture: int, dtype: str, head_dim: int, block: int, masks: str = "words"
+) -> dict[str, Launch]:
+    """Forward, dq and dkv, as attention would launch them."""
     length, heads, kv_heads = 8192, 8, 1
-    plan = compile_mask(Causal(), q_len=length, heads=heads, block_q=block, block_kv=block)
-    tables = AttentionTables(
-        plan.head_mask, *(BlockTable.from_lists(plan.lists(name)) for name in DIRECTIONS)
-    )
+    plan = compile_mask(
+        MASKS[masks], q_len=length, heads=heads, block_q=block, block_kv=block,
+        row_bounds=masks != "words",
+    )  # fmt: skip
+    lists = [BlockTable.from_lists(plan.lists(name)) for name in DIRECTIONS]
+    bounds = plan.row_bounds
+    sides = (bounds.q, bounds.kv) if bounds else ()
+    tables = AttentionTables(plan.head_mask, *lists, *sides)
 
     def run(*arrays: jax.Array) -> Any:
         results, pullback = jax.vjp(
@@ -135,17 +150,18 @@ def main(architecture: int, dtype: str, head_dim: tuple[int, ...], block: int) -
     )
     rows = []
     for dim in head_dim:
-        kernels = ours(architecture, dtype, dim, block)
-        plain = peer(kernels["fwd"])
+        plain = peer(ours(architecture, dtype, dim, block)["fwd"])
         report = compile_offline(plain, architecture)
         rows.append(row(f"plain flash, {dim}", plain, report, report.loops[0]))
-        for name, launch in kernels.items():
+        for name, masks in itertools.product(DIRECTIONS, MASKS):
+            launch = ours(architecture, dtype, dim, block, masks)[name]
             base = report.loops[0] if name == "fwd" else 0
-            rows.append(row(f"{name}, {dim}", launch, compile_offline(launch, architecture), base))
+            title = f"{name}, {dim}, {masks}"
+            rows.append(row(title, launch, compile_offline(launch, architecture), base))
             print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     headers = [
-        "kernel, head_dim", "tile", "warps", "stages", "registers", "spilled B",
+        "kernel, head_dim, masks", "tile", "warps", "stages", "registers", "spilled B",
         "spills in loops", "shared B", "full", "partial", "full / plain", "partial / plain",
         "warnings",
     ]  # fmt: skip

@@ -20,6 +20,7 @@ __all__ = [
     "choose",
     "largest_tile",
     "padded",
+    "row_lanes",
     "tile_table",
 ]
 
@@ -31,6 +32,8 @@ ARCHITECTURES = OLDEST, _, NEWEST = 80, 90, 100
 
 MIN_TILE = 16
 """Tensor cores multiply nothing smaller."""
+
+_ROW_LANES = {80: 4, 90: 4, 100: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,22 @@ def tile_table() -> dict[TileKey, Entry]:
     return table
 
 
+def row_lanes(architecture: int) -> int:
+    """Threads that hold a row of scores between them; columns go to them in turn, two by two.
+
+    So the results of `mma` and `wgmma` lie in registers (PTX ISA, matrix fragments); those of
+    `tcgen05` come out of tensor memory a row per thread. Only speed depends on it.
+
+    Args:
+        architecture: compute capability times 10; newer ones than the table has take its newest.
+    """
+    return _ROW_LANES[_known(architecture)]
+
+
+def _known(architecture: int) -> int:
+    return max(entry for entry in ARCHITECTURES if entry <= max(architecture, OLDEST))
+
+
 def padded(dim: int) -> int:
     """A head dimension as the kernels hold it: a power of two, at least 16."""
     return max(1 << (dim - 1).bit_length(), MIN_TILE)
@@ -143,8 +162,7 @@ def choose(
         heavy: the loops do more than the table was made for, and get half the work per step: with
             the whole, registers run out.
     """
-    known = max(entry for entry in ARCHITECTURES if entry <= max(architecture, OLDEST))
-    tile = tile_table()[TileKey(known, 8 * size, max(width, 64), direction)].tile
+    tile = tile_table()[TileKey(_known(architecture), 8 * size, max(width, 64), direction)].tile
     if heavy and direction == "dkv":
         tile = replace(tile, q=max(tile.q // 2, MIN_TILE))
     elif heavy:

@@ -12,7 +12,15 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from maskc_kernels.gpu.tiles import LOG2E, capped, keep_bits, list_number, load_bias, load_tile
+from maskc_kernels.gpu.tiles import (
+    LOG2E,
+    capped,
+    keep_mask,
+    list_number,
+    load_bias,
+    load_row_mask,
+    load_tile,
+)
 
 __all__ = ["dbias_kernel"]
 
@@ -40,7 +48,7 @@ def _gather(
     k_tile: tl.tensor,
     v_tile: tl.tensor,
     factor: tl.tensor,
-    rows_in_block: tl.tensor,
+    row_mask: tl.tuple,
     positions: tl.tensor,
     kv_segments: tl.tensor,
     q: tl.tensor,
@@ -66,6 +74,8 @@ def _gather(
     tile_q: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    row_lanes: tl.constexpr,
     soft_cap: tl.constexpr,
     bias_row_stride: tl.constexpr,
     has_segments: tl.constexpr,
@@ -82,8 +92,8 @@ def _gather(
         first = tl.load(idx + entry).to(tl.int32) * block_q + inside
         columns = first + tl.arange(0, tile_q)
         q_at, kv_at = columns[None, :], positions[:, None]
-        q_tile = load_tile(q, columns, q_len, head_dim, width, ragged)
-        dout_tile = load_tile(dout, columns, q_len, v_head_dim, v_width, ragged)
+        q_tile = load_tile(q, first, tile_q, q_len, head_dim, width, ragged)
+        dout_tile = load_tile(dout, first, tile_q, q_len, v_head_dim, v_width, ragged)
         if ragged:
             lse2 = tl.load(lse + columns, mask=columns < q_len, other=float("inf")) * LOG2E
             delta_row = tl.load(delta + columns, mask=columns < q_len, other=0.0)
@@ -98,8 +108,10 @@ def _gather(
         scores += load_bias(bias, q_at, kv_at, q_len, kv_len, bias_row_stride, edge)
         weights = tl.exp2(scores - lse2[None, :])
         if masked:
-            block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
-            keep = keep_bits(block, rows_in_block, inside, row_words, tile_q)
+            keep = keep_mask(
+                words, partial_id, entry, inside, first, row_mask, block_rows, row_words, intervals,
+                row_lanes, tile_q,
+            )  # fmt: skip
             if has_segments:
                 if ragged:
                     ids = tl.load(q_segment_ids + columns, mask=columns < q_len, other=-1)
@@ -138,6 +150,7 @@ def dbias_kernel(
     partial_idx: tl.tensor,
     partial_id: tl.tensor,
     words: tl.tensor,
+    bounds: tl.tensor,
     dbias: tl.tensor,
     heads: tl.constexpr,
     kv_heads: tl.constexpr,
@@ -156,6 +169,8 @@ def dbias_kernel(
     tile_kv: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    row_lanes: tl.constexpr,
     masks: tl.constexpr,
     rows: tl.constexpr,
     soft_cap: tl.constexpr,
@@ -181,6 +196,7 @@ def dbias_kernel(
     lane, place = program // (rows * per_row), program % (rows * per_row)
     row, part = place // per_row, place % per_row
     rows_in_block = part * tile_kv + tl.arange(0, tile_kv)
+    start = row * block_kv + part * tile_kv
     positions = row * block_kv + rows_in_block
     ragged: tl.constexpr = kv_len % block_kv != 0
     factor = tl.load(sm_scale) * LOG2E
@@ -194,10 +210,10 @@ def dbias_kernel(
         head = lane % bias_heads + member % sharing_heads
         kv_lane = (batch * kv_heads + head // (heads // kv_heads)).to(tl.int64)
         k_tile = load_tile(
-            k + kv_lane * (kv_len * head_dim), positions, kv_len, head_dim, width, ragged
+            k + kv_lane * (kv_len * head_dim), start, tile_kv, kv_len, head_dim, width, ragged
         )
         v_tile = load_tile(
-            v + kv_lane * (kv_len * v_head_dim), positions, kv_len, v_head_dim, v_width, ragged
+            v + kv_lane * (kv_len * v_head_dim), start, tile_kv, kv_len, v_head_dim, v_width, ragged
         )
         kv_segments = rows_in_block
         q_ids = q_segment_ids
@@ -208,6 +224,9 @@ def dbias_kernel(
             q_ids = q_segment_ids + batch * q_len
         listed = list_number(head_mask, batch, head, row, masks, rows, has_segments)
         q_lane = (batch * heads + head).to(tl.int64) * q_len
+        row_mask = load_row_mask(
+            bounds, head_mask, head, rows_in_block, positions, kv_len, intervals, row_lanes
+        )
         bias_lane = bias + (
             batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
         )
@@ -215,19 +234,21 @@ def dbias_kernel(
             tl.debug_barrier()  # what other threads have written is read
         if has_full:
             acc = _gather(
-                acc, k_tile, v_tile, factor, rows_in_block, positions, kv_segments,
+                acc, k_tile, v_tile, factor, row_mask, positions, kv_segments,
                 q + q_lane * head_dim, dout + q_lane * v_head_dim, lse + q_lane, delta + q_lane,
                 bias_lane, dbias_lane, q_ids, words, full_ptr, full_idx, partial_id, listed, q_len,
                 kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_q, block_rows,
-                row_words, soft_cap, bias_row_stride, has_segments, False, precision,
+                row_words, intervals, row_lanes, soft_cap, bias_row_stride, has_segments, False,
+                precision,
             )  # fmt: skip
         if has_partial:
             acc = _gather(
-                acc, k_tile, v_tile, factor, rows_in_block, positions, kv_segments,
+                acc, k_tile, v_tile, factor, row_mask, positions, kv_segments,
                 q + q_lane * head_dim, dout + q_lane * v_head_dim, lse + q_lane, delta + q_lane,
                 bias_lane, dbias_lane, q_ids, words, partial_ptr, partial_idx, partial_id, listed,
                 q_len, kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_q,
-                block_rows, row_words, soft_cap, bias_row_stride, has_segments, True, precision,
+                block_rows, row_words, intervals, row_lanes, soft_cap, bias_row_stride,
+                has_segments, True, precision,
             )  # fmt: skip
     if bias_row_stride == 0:
         tl.store(dbias_lane + positions, acc, mask=positions < kv_len)

@@ -16,9 +16,10 @@ from maskc_kernels.gpu.tiles import (
     LOG2E,
     capped,
     find_tile,
-    keep_bits,
+    keep_mask,
     list_number,
     load_bias,
+    load_row_mask,
     load_tile,
     store_tile,
     uncapped_slope,
@@ -34,7 +35,7 @@ def _gather(
     k_tile: tl.tensor,
     v_tile: tl.tensor,
     factor: tl.tensor,
-    rows_in_block: tl.tensor,
+    row_mask: tl.tuple,
     positions: tl.tensor,
     kv_segments: tl.tensor,
     q: tl.tensor,
@@ -59,6 +60,8 @@ def _gather(
     tile_q: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    row_lanes: tl.constexpr,
     soft_cap: tl.constexpr,
     bias_row_stride: tl.constexpr,
     has_bias: tl.constexpr,
@@ -74,8 +77,8 @@ def _gather(
         inside = (step % per_block) * tile_q
         first = tl.load(idx + entry).to(tl.int32) * block_q + inside
         columns = first + tl.arange(0, tile_q)
-        q_tile = load_tile(q, columns, q_len, head_dim, width, ragged)
-        dout_tile = load_tile(dout, columns, q_len, v_head_dim, v_width, ragged)
+        q_tile = load_tile(q, first, tile_q, q_len, head_dim, width, ragged)
+        dout_tile = load_tile(dout, first, tile_q, q_len, v_head_dim, v_width, ragged)
         if ragged:
             lse2 = tl.load(lse + columns, mask=columns < q_len, other=float("inf")) * LOG2E
             delta_row = tl.load(delta + columns, mask=columns < q_len, other=0.0)
@@ -97,8 +100,10 @@ def _gather(
             weights = tl.exp2(scores - lse2[None, :])
         if masked:
             # A score that the mask forbids may be far above the log-sum-exp: select behind exp2.
-            block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
-            keep = keep_bits(block, rows_in_block, inside, row_words, tile_q)
+            keep = keep_mask(
+                words, partial_id, entry, inside, first, row_mask, block_rows, row_words, intervals,
+                row_lanes, tile_q,
+            )  # fmt: skip
             if has_segments:
                 if ragged:
                     ids = tl.load(q_segment_ids + columns, mask=columns < q_len, other=-1)
@@ -135,6 +140,7 @@ def dkv_kernel(
     partial_idx: tl.tensor,
     partial_id: tl.tensor,
     words: tl.tensor,
+    bounds: tl.tensor,
     dk: tl.tensor,
     dv: tl.tensor,
     heads: tl.constexpr,
@@ -151,6 +157,8 @@ def dkv_kernel(
     tile_kv: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    row_lanes: tl.constexpr,
     masks: tl.constexpr,
     rows: tl.constexpr,
     together: tl.constexpr,
@@ -179,13 +187,14 @@ def dkv_kernel(
     batch, kv_head = lane // kv_heads, lane % kv_heads
     wide_lane = lane.to(tl.int64)
     rows_in_block = part * tile_kv + tl.arange(0, tile_kv)
+    start = row * block_kv + part * tile_kv
     positions = row * block_kv + rows_in_block
     ragged: tl.constexpr = kv_len % block_kv != 0
     k_tile = load_tile(
-        k + wide_lane * (kv_len * head_dim), positions, kv_len, head_dim, width, ragged
+        k + wide_lane * (kv_len * head_dim), start, tile_kv, kv_len, head_dim, width, ragged
     )
     v_tile = load_tile(
-        v + wide_lane * (kv_len * v_head_dim), positions, kv_len, v_head_dim, v_width, ragged
+        v + wide_lane * (kv_len * v_head_dim), start, tile_kv, kv_len, v_head_dim, v_width, ragged
     )
     scale = tl.load(sm_scale)
     factor = scale * LOG2E
@@ -203,25 +212,28 @@ def dkv_kernel(
         listed = list_number(head_mask, batch, head, row, masks, rows, has_segments)
         q_lane = (batch * heads + head).to(tl.int64) * q_len
         q_at, dout_at = q + q_lane * head_dim, dout + q_lane * v_head_dim
+        row_mask = load_row_mask(
+            bounds, head_mask, head, rows_in_block, positions, kv_len, intervals, row_lanes
+        )
         bias_lane = bias
         if has_bias:
             at = batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
             bias_lane += at
         if has_full:
             dk_acc, dv_acc = _gather(
-                dk_acc, dv_acc, k_tile, v_tile, factor, rows_in_block, positions, kv_segments, q_at,
-                dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, words, full_ptr,
-                full_idx, partial_id, listed, q_len, kv_len, head_dim, v_head_dim, width,
-                v_width, block_q, block_kv, tile_q, block_rows, row_words, soft_cap,
+                dk_acc, dv_acc, k_tile, v_tile, factor, row_mask, positions, kv_segments, q_at,
+                dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, words, full_ptr, full_idx,
+                partial_id, listed, q_len, kv_len, head_dim, v_head_dim, width, v_width, block_q,
+                block_kv, tile_q, block_rows, row_words, intervals, row_lanes, soft_cap,
                 bias_row_stride, has_bias, has_segments, False, precision,
             )  # fmt: skip
         if has_partial:
             dk_acc, dv_acc = _gather(
-                dk_acc, dv_acc, k_tile, v_tile, factor, rows_in_block, positions, kv_segments, q_at,
+                dk_acc, dv_acc, k_tile, v_tile, factor, row_mask, positions, kv_segments, q_at,
                 dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, words, partial_ptr,
                 partial_idx, partial_id, listed, q_len, kv_len, head_dim, v_head_dim, width,
-                v_width, block_q, block_kv, tile_q, block_rows, row_words, soft_cap,
-                bias_row_stride, has_bias, has_segments, True, precision,
+                v_width, block_q, block_kv, tile_q, block_rows, row_words, intervals, row_lanes,
+                soft_cap, bias_row_stride, has_bias, has_segments, True, precision,
             )  # fmt: skip
     store_tile(
         dk + wide_lane * (kv_len * head_dim), dk_acc * scale, positions, kv_len, head_dim, width

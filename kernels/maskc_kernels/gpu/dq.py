@@ -11,9 +11,10 @@ from maskc_kernels.gpu.tiles import (
     LOG2E,
     capped,
     find_tile,
-    keep_bits,
+    keep_mask,
     list_number,
     load_bias,
+    load_row_mask,
     load_tile,
     store_tile,
     uncapped_slope,
@@ -30,7 +31,7 @@ def _gather(
     lse2: tl.tensor,
     delta_row: tl.tensor,
     factor: tl.tensor,
-    rows_in_block: tl.tensor,
+    row_mask: tl.tuple,
     positions: tl.tensor,
     q_segments: tl.tensor,
     k: tl.tensor,
@@ -53,6 +54,8 @@ def _gather(
     tile_kv: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    row_lanes: tl.constexpr,
     soft_cap: tl.constexpr,
     bias_row_stride: tl.constexpr,
     has_bias: tl.constexpr,
@@ -68,8 +71,8 @@ def _gather(
         inside = (step % per_block) * tile_kv
         first = tl.load(idx + entry).to(tl.int32) * block_kv + inside
         columns = first + tl.arange(0, tile_kv)
-        k_tile = load_tile(k, columns, kv_len, head_dim, width, ragged)
-        v_tile = load_tile(v, columns, kv_len, v_head_dim, v_width, ragged)
+        k_tile = load_tile(k, first, tile_kv, kv_len, head_dim, width, ragged)
+        v_tile = load_tile(v, first, tile_kv, kv_len, v_head_dim, v_width, ragged)
         scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=precision)
         if soft_cap is not None:
             scores = capped(scores, factor, soft_cap)
@@ -89,8 +92,10 @@ def _gather(
             dscores *= uncapped_slope(scores, soft_cap)
         if masked:
             # A score that the mask forbids may be far above the log-sum-exp: select last.
-            block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
-            keep = keep_bits(block, rows_in_block, inside, row_words, tile_kv)
+            keep = keep_mask(
+                words, partial_id, entry, inside, first, row_mask, block_rows, row_words, intervals,
+                row_lanes, tile_kv,
+            )  # fmt: skip
             if has_segments:
                 if ragged:
                     ids = tl.load(kv_segment_ids + columns, mask=columns < kv_len, other=-2)
@@ -122,6 +127,7 @@ def dq_kernel(
     partial_idx: tl.tensor,
     partial_id: tl.tensor,
     words: tl.tensor,
+    bounds: tl.tensor,
     dq: tl.tensor,
     dscale: tl.tensor,
     heads: tl.constexpr,
@@ -138,6 +144,8 @@ def dq_kernel(
     tile_kv: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    row_lanes: tl.constexpr,
     masks: tl.constexpr,
     rows: tl.constexpr,
     together: tl.constexpr,
@@ -169,13 +177,14 @@ def dq_kernel(
     wide_lane = lane.to(tl.int64)
     kv_lane = (batch * kv_heads + head // (heads // kv_heads)).to(tl.int64)
     rows_in_block = part * tile_q + tl.arange(0, tile_q)
+    start = row * block_q + part * tile_q
     positions = row * block_q + rows_in_block
     ragged: tl.constexpr = q_len % block_q != 0
     q_tile = load_tile(
-        q + wide_lane * (q_len * head_dim), positions, q_len, head_dim, width, ragged
+        q + wide_lane * (q_len * head_dim), start, tile_q, q_len, head_dim, width, ragged
     )
     dout_tile = load_tile(
-        dout + wide_lane * (q_len * v_head_dim), positions, q_len, v_head_dim, v_width, ragged
+        dout + wide_lane * (q_len * v_head_dim), start, tile_q, q_len, v_head_dim, v_width, ragged
     )
     inside = positions < q_len
     lse2 = tl.load(lse + wide_lane * q_len + positions, mask=inside, other=float("inf")) * LOG2E
@@ -189,25 +198,28 @@ def dq_kernel(
     if has_segments:
         q_segments = tl.load(q_segment_ids + batch * q_len + positions, mask=inside, other=-1)
         kv_ids = kv_segment_ids + batch * kv_len
+    row_mask = load_row_mask(
+        bounds, head_mask, head, rows_in_block, positions, q_len, intervals, row_lanes
+    )
     bias_lane = bias
     if has_bias:
         bias_lane += batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
     k_lane, v_lane = k + kv_lane * (kv_len * head_dim), v + kv_lane * (kv_len * v_head_dim)
     if has_full:
         acc = _gather(
-            acc, q_tile, dout_tile, lse2, delta_row, factor, rows_in_block, positions, q_segments,
-            k_lane, v_lane, bias_lane, kv_ids, words, full_ptr, full_idx, partial_id, listed,
-            q_len, kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv,
-            block_rows, row_words, soft_cap, bias_row_stride, has_bias, has_segments, False,
-            precision,
+            acc, q_tile, dout_tile, lse2, delta_row, factor, row_mask, positions, q_segments,
+            k_lane, v_lane, bias_lane, kv_ids, words, full_ptr, full_idx, partial_id, listed, q_len,
+            kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv, block_rows,
+            row_words, intervals, row_lanes, soft_cap, bias_row_stride, has_bias, has_segments,
+            False, precision,
         )  # fmt: skip
     if has_partial:
         acc = _gather(
-            acc, q_tile, dout_tile, lse2, delta_row, factor, rows_in_block, positions, q_segments,
+            acc, q_tile, dout_tile, lse2, delta_row, factor, row_mask, positions, q_segments,
             k_lane, v_lane, bias_lane, kv_ids, words, partial_ptr, partial_idx, partial_id, listed,
             q_len, kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv,
-            block_rows, row_words, soft_cap, bias_row_stride, has_bias, has_segments, True,
-            precision,
+            block_rows, row_words, intervals, row_lanes, soft_cap, bias_row_stride, has_bias,
+            has_segments, True, precision,
         )  # fmt: skip
     share = tl.sum(acc * q_tile.to(tl.float32), 1)
     tl.store(dscale + wide_lane * q_len + positions, share, mask=inside)

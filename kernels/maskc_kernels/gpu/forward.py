@@ -15,9 +15,10 @@ from maskc_kernels.gpu.tiles import (
     LOG2E,
     capped,
     find_tile,
-    keep_bits,
+    keep_mask,
     list_number,
     load_bias,
+    load_row_mask,
     load_tile,
     store_tile,
 )
@@ -32,7 +33,7 @@ def _absorb(
     total: tl.tensor,
     q_tile: tl.tensor,
     factor: tl.tensor,
-    rows_in_block: tl.tensor,
+    row_mask: tl.tuple,
     positions: tl.tensor,
     q_segments: tl.tensor,
     k: tl.tensor,
@@ -55,6 +56,8 @@ def _absorb(
     tile_kv: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    row_lanes: tl.constexpr,
     soft_cap: tl.constexpr,
     bias_row_stride: tl.constexpr,
     has_bias: tl.constexpr,
@@ -70,7 +73,7 @@ def _absorb(
         inside = (step % per_block) * tile_kv
         first = tl.load(idx + entry).to(tl.int32) * block_kv + inside
         columns = first + tl.arange(0, tile_kv)
-        k_tile = load_tile(k, columns, kv_len, head_dim, width, ragged)
+        k_tile = load_tile(k, first, tile_kv, kv_len, head_dim, width, ragged)
         scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=precision)
         if soft_cap is not None:
             scores = capped(scores, factor, soft_cap)
@@ -86,8 +89,10 @@ def _absorb(
                 masked and (kv_len % block_kv != 0 or q_len % block_q != 0),
             )  # fmt: skip
         if masked:
-            block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
-            keep = keep_bits(block, rows_in_block, inside, row_words, tile_kv)
+            keep = keep_mask(
+                words, partial_id, entry, inside, first, row_mask, block_rows, row_words, intervals,
+                row_lanes, tile_kv,
+            )  # fmt: skip
             if has_segments:
                 if ragged:
                     ids = tl.load(kv_segment_ids + columns, mask=columns < kv_len, other=-2)
@@ -104,7 +109,7 @@ def _absorb(
         weights = tl.exp2(scores * step_factor - shift[:, None])
         decay = tl.exp2(top - shift)
         total = total * decay + tl.sum(weights, 1)
-        v_tile = load_tile(v, columns, kv_len, v_head_dim, v_width, ragged)
+        v_tile = load_tile(v, first, tile_kv, kv_len, v_head_dim, v_width, ragged)
         acc = tl.dot(
             weights.to(v_tile.dtype), v_tile, acc * decay[:, None], input_precision=precision
         )
@@ -130,6 +135,7 @@ def forward_kernel(
     partial_idx: tl.tensor,
     partial_id: tl.tensor,
     words: tl.tensor,
+    bounds: tl.tensor,
     out: tl.tensor,
     lse: tl.tensor,
     heads: tl.constexpr,
@@ -146,6 +152,8 @@ def forward_kernel(
     tile_kv: tl.constexpr,
     block_rows: tl.constexpr,
     row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    row_lanes: tl.constexpr,
     masks: tl.constexpr,
     rows: tl.constexpr,
     together: tl.constexpr,
@@ -182,10 +190,12 @@ def forward_kernel(
     batch, head = lane // heads, lane % heads
     kv_lane = (batch * kv_heads + head // (heads // kv_heads)).to(tl.int64)
     rows_in_block = part * tile_q + tl.arange(0, tile_q)
+    start = row * block_q + part * tile_q
     positions = row * block_q + rows_in_block
     q_tile = load_tile(
         q + lane.to(tl.int64) * (q_len * head_dim),
-        positions,
+        start,
+        tile_q,
         q_len,
         head_dim,
         width,
@@ -208,6 +218,9 @@ def forward_kernel(
             q_segment_ids + batch * q_len + positions, mask=positions < q_len, other=-1
         )
         kv_ids = kv_segment_ids + batch * kv_len
+    row_mask = load_row_mask(
+        bounds, head_mask, head, rows_in_block, positions, q_len, intervals, row_lanes
+    )
     bias_lane = bias
     if has_bias:
         bias_lane += batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
@@ -215,17 +228,19 @@ def forward_kernel(
     # With a loop that may not run at all ptxas serialises the products (C7515); a branch helps.
     if has_full and tl.load(full_ptr + listed) < tl.load(full_ptr + listed + 1):
         acc, top, total = _absorb(
-            acc, top, total, q_tile, factor, rows_in_block, positions, q_segments, k_lane, v_lane,
+            acc, top, total, q_tile, factor, row_mask, positions, q_segments, k_lane, v_lane,
             bias_lane, kv_ids, words, full_ptr, full_idx, partial_id, listed, q_len, kv_len,
             head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv, block_rows, row_words,
-            soft_cap, bias_row_stride, has_bias, has_segments, False, precision,
+            intervals, row_lanes, soft_cap, bias_row_stride, has_bias, has_segments, False,
+            precision,
         )  # fmt: skip
     if has_partial and tl.load(partial_ptr + listed) < tl.load(partial_ptr + listed + 1):
         acc, top, total = _absorb(
-            acc, top, total, q_tile, factor, rows_in_block, positions, q_segments, k_lane, v_lane,
+            acc, top, total, q_tile, factor, row_mask, positions, q_segments, k_lane, v_lane,
             bias_lane, kv_ids, words, partial_ptr, partial_idx, partial_id, listed, q_len, kv_len,
             head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_kv, block_rows, row_words,
-            soft_cap, bias_row_stride, has_bias, has_segments, True, precision,
+            intervals, row_lanes, soft_cap, bias_row_stride, has_bias, has_segments, True,
+            precision,
         )  # fmt: skip
     empty = total == 0
     if has_sinks:

@@ -35,9 +35,10 @@ class RowLists(NamedTuple):
         full_idx: signed integers [n_full], never empty.
         partial_ptr: int32 [lists + 1], offsets into `partial_idx` and `partial_id`.
         partial_idx: signed integers [n_partial], never empty.
-        partial_id: signed integers [n_partial], which block of `words` applies.
+        partial_id: signed integers [n_partial], which block of `words` applies; None with bounds.
         words: uint32 [unique, positions, words], one row per position on the side of the rows,
-            bits along the other side, least significant first.
+            bits along the other side, least significant first; None with bounds.
+        bounds: int32 [masks, 2 or 4, length], the intervals of every row; None without.
     """
 
     order: jax.Array
@@ -45,21 +46,26 @@ class RowLists(NamedTuple):
     full_idx: jax.Array
     partial_ptr: jax.Array
     partial_idx: jax.Array
-    partial_id: jax.Array
-    words: jax.Array
+    partial_id: jax.Array | None
+    words: jax.Array | None
+    bounds: jax.Array | None
 
 
-def row_lists(table: BlockTable, rows: int, *, transposed: bool = False) -> RowLists:
+def row_lists(
+    table: BlockTable, rows: int, bounds: TableArray | None = None, *, transposed: bool = False
+) -> RowLists:
     """The operands for one pass.
 
     Args:
         table: lists of the pass.
         rows: rows per mask.
+        bounds: the intervals of its rows; with them no words are made.
         transposed: the rows are blocks of keys, as in the dkv pass.
     """
-    words = mask_words(table.partial_blocks)
-    if transposed:
-        words = transposed_words(words)
+    words = None
+    if bounds is None:
+        words = mask_words(table.partial_blocks)
+        words = _not_empty(transposed_words(words) if transposed else words)
     full_ptr, partial_ptr = jnp.asarray(table.full_ptr), jnp.asarray(table.partial_ptr)
     return RowLists(
         order=longest_first(full_ptr, partial_ptr, rows),
@@ -67,8 +73,9 @@ def row_lists(table: BlockTable, rows: int, *, transposed: bool = False) -> RowL
         full_idx=_not_empty(table.full_idx),
         partial_ptr=partial_ptr,
         partial_idx=_not_empty(table.partial_idx),
-        partial_id=_not_empty(table.partial_id),
-        words=_not_empty(words),
+        partial_id=_not_empty(table.partial_id) if bounds is None else None,
+        words=words,
+        bounds=None if bounds is None else jnp.asarray(bounds),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from maskc_kernels.gpu.config import NEWEST, Direction, Tile, Tiles, choose, padded
+from maskc_kernels.gpu.config import NEWEST, Direction, Tile, Tiles, choose, padded, row_lanes
 from maskc_kernels.gpu.launch import Launch
 from maskc_kernels.gpu.lists import RowLists, row_lists
 from maskc_kernels.gpu.segments import BlockIds, cut_lists
@@ -108,9 +108,10 @@ class Pass:
         padding = (width, v_width) != (head_dim, v_head_dim)
         heavy = soft_cap is not None or operands.bias is not None
         heavy = heavy or (direction == "dkv" and (padding or has_segments))
+        found = architecture() or NEWEST  # without a GPU it can be traced, not compiled
         tile = config.of(direction) if config else None
         tile = tile or choose(
-            architecture() or NEWEST,  # without a GPU it can be traced, not compiled
+            found,
             q.dtype.itemsize,
             max(width, v_width),
             direction,
@@ -122,7 +123,8 @@ class Pass:
             lanes, rows, per_row = kv_heads, -(-kv_len // table.block_kv), table.block_kv // tile.kv
         else:
             lanes, rows, per_row = heads, -(-q_len // table.block_q), table.block_q // tile.q
-        lists = row_lists(table, rows, transposed=direction == "dkv")
+        bounds = tables.kv_bounds if direction == "dkv" else tables.q_bounds
+        lists = row_lists(table, rows, bounds, transposed=direction == "dkv")
         has_full, has_partial = table.full_idx.shape[0] > 0, table.partial_idx.shape[0] > 0
         if operands.q_segment_ids is not None and operands.kv_segment_ids is not None:
             q_ids = BlockIds.of(operands.q_segment_ids, table.block_q)
@@ -143,8 +145,10 @@ class Pass:
             "block_kv": table.block_kv,
             "tile_q": tile.q,
             "tile_kv": tile.kv,
-            "block_rows": lists.words.shape[-2],
-            "row_words": lists.words.shape[-1],
+            "block_rows": 0 if lists.words is None else lists.words.shape[-2],
+            "row_words": 0 if lists.words is None else lists.words.shape[-1],
+            "intervals": 0 if lists.bounds is None else lists.bounds.shape[1] // 2,
+            "row_lanes": row_lanes(found),
             "masks": table.masks(rows),
             "rows": rows,
             "together": _together(lanes, kv_heads, kv_len * (head_dim + v_head_dim), q.dtype),

@@ -57,7 +57,6 @@ def cut_lists(lists: RowLists, row_ids: BlockIds, column_ids: BlockIds) -> RowLi
         Lists with a leading batch axis; offsets count from the first entry of the first batch
         entry. The last of `words` is a new block of ones.
     """
-    everything = jnp.full((1, *lists.words.shape[1:]), 0xFFFFFFFF, jnp.uint32)
     rows = row_ids.low.shape[1]
 
     def one(row_ids: BlockIds, column_ids: BlockIds) -> RowLists:
@@ -65,10 +64,15 @@ def cut_lists(lists: RowLists, row_ids: BlockIds, column_ids: BlockIds) -> RowLi
 
     cut = jax.vmap(one)(row_ids, column_ids)
     number = jnp.arange(row_ids.low.shape[0], dtype=jnp.int32)[:, None]
+    words = lists.words
+    if words is not None:
+        everything = jnp.full((1, *words.shape[1:]), 0xFFFFFFFF, jnp.uint32)
+        words = jnp.concatenate([words, everything])
     return cut._replace(
         full_ptr=cut.full_ptr + number * cut.full_idx.shape[1],
         partial_ptr=cut.partial_ptr + number * cut.partial_idx.shape[1],
-        words=jnp.concatenate([lists.words, everything]),
+        words=words,
+        bounds=lists.bounds,
     )
 
 
@@ -108,13 +112,16 @@ def _cut(lists: RowLists, rows: int, row_ids: BlockIds, column_ids: BlockIds) ->
     moved_to = moved_before[:-1] + behind
     partial_to = partial_before[:-1] + moved_before[lists.full_ptr[partial.row]]
     size = lists.full_idx.shape[0] + lists.partial_idx.shape[0]
-    ones = jnp.full(lists.full_idx.shape, lists.words.shape[0], jnp.int32)
 
     def merged(moved_values: jax.Array, partial_values: jax.Array) -> jax.Array:
         out = jnp.zeros(size, jnp.int32)
         out = _scatter(out, moved_to, moved, moved_values)
         return _scatter(out, partial_to, partial.meets, partial_values)
 
+    partial_id = None
+    if lists.partial_id is not None and lists.words is not None:
+        ones = jnp.full(lists.full_idx.shape, lists.words.shape[0], jnp.int32)
+        partial_id = merged(ones, lists.partial_id)
     full_ptr = stays_before[lists.full_ptr]
     partial_ptr = partial_before[lists.partial_ptr] + moved_before[lists.full_ptr]
     return RowLists(
@@ -123,8 +130,9 @@ def _cut(lists: RowLists, rows: int, row_ids: BlockIds, column_ids: BlockIds) ->
         full_idx=_scatter(jnp.zeros_like(lists.full_idx), stays_before[:-1], stays, lists.full_idx),
         partial_ptr=partial_ptr,
         partial_idx=merged(lists.full_idx, lists.partial_idx),
-        partial_id=merged(ones, lists.partial_id),
-        words=lists.words[:0],
+        partial_id=partial_id,
+        words=None,
+        bounds=None,
     )
 
 

@@ -15,9 +15,10 @@ __all__ = [
     "LOG2E",
     "capped",
     "find_tile",
-    "keep_bits",
+    "keep_mask",
     "list_number",
     "load_bias",
+    "load_row_mask",
     "load_tile",
     "store_tile",
     "uncapped_slope",
@@ -86,25 +87,33 @@ def list_number(
 @triton.jit
 def load_tile(
     array: tl.tensor,
-    positions: tl.tensor,
+    first: tl.tensor,
+    rows: tl.constexpr,
     length: tl.constexpr,
     dim: tl.constexpr,
     width: tl.constexpr,
     ragged: tl.constexpr,
 ) -> Any:
-    """Rows `positions` of an array [length, dim], `dim` padded with zeros to `width`.
+    """Rows of an array [length, dim], `dim` padded with zeros to `width`.
 
-    With `ragged`, positions from `length` on are read as zeros.
+    Args:
+        array: where it starts.
+        first: the first row.
+        rows: how many.
+        length: of the array.
+        dim: of the array.
+        width: of the tile.
+        ragged: rows from `length` on are read as zeros.
     """
-    columns = tl.arange(0, width)
-    at = array + positions[:, None] * dim + columns[None, :]
+    row, column = tl.arange(0, rows)[:, None], tl.arange(0, width)[None, :]
+    # In this order what no loop changes is worked out before it.
+    at = array + (first * dim + (row * dim + column))
     if ragged and dim != width:
-        inside = (positions < length)[:, None] & (columns < dim)[None, :]
-        tile = tl.load(at, mask=inside, other=0.0)
+        tile = tl.load(at, mask=(first + row < length) & (column < dim), other=0.0)
     elif ragged:
-        tile = tl.load(at, mask=(positions < length)[:, None], other=0.0)
+        tile = tl.load(at, mask=first + row < length, other=0.0)
     elif dim != width:
-        tile = tl.load(at, mask=(columns < dim)[None, :], other=0.0)
+        tile = tl.load(at, mask=column < dim, other=0.0)
     else:
         tile = tl.load(at)
     return tile
@@ -127,7 +136,123 @@ def store_tile(
 
 
 @triton.jit
-def keep_bits(
+def load_row_mask(
+    bounds: tl.tensor,
+    head_mask: tl.tensor,
+    head: tl.tensor,
+    rows_in_block: tl.tensor,
+    positions: tl.tensor,
+    length: tl.constexpr,
+    intervals: tl.constexpr,
+    lanes: tl.constexpr,
+) -> Any:
+    """What `keep_mask` asks of the rows of a tile, loaded once.
+
+    Args:
+        bounds: int32 [masks, 2 * intervals, length], or anything if `intervals` is 0.
+        head_mask: which mask each query head uses.
+        head: the query head.
+        rows_in_block: row numbers within the block.
+        positions: row numbers.
+        length: of the side of the rows; rows behind it keep nothing.
+        intervals: of each row, 1 or 2; 0 for masks as words.
+        lanes: threads that hold a row of scores between them.
+
+    Returns:
+        Both ends of every interval of every row, as `_load_end` has them; without bounds
+        `rows_in_block`.
+    """
+    if intervals == 0:
+        row_mask = (rows_in_block,)
+    else:
+        at = bounds + tl.load(head_mask + head).to(tl.int64) * (2 * intervals * length) + positions
+        inside = positions < length
+        low, high = _load_end(at, inside, lanes), _load_end(at + length, inside, lanes)
+        if intervals == 1:
+            row_mask = (low, high)
+        else:
+            low2 = _load_end(at + 2 * length, inside, lanes)
+            high2 = _load_end(at + 3 * length, inside, lanes)
+            row_mask = (low, high, low2, high2)
+    return row_mask
+
+
+@triton.jit
+def _load_end(at: tl.tensor, inside: tl.tensor, lanes: tl.constexpr) -> Any:
+    """How many of the columns before an end each lane holds, int32 [rows, lanes].
+
+    Columns go to lanes in turn, two by two.
+    """
+    behind = tl.load(at, mask=inside, other=0)[:, None] - 2 * tl.arange(0, lanes)[None, :]
+    # Before the first column counts go below 0, so a shift of all columns only shifts counts.
+    turns = behind >> (lanes.bit_length())
+    return 2 * turns + tl.minimum(behind - turns * (2 * lanes), 2)
+
+
+@triton.jit
+def keep_mask(
+    words: tl.tensor,
+    partial_id: tl.tensor,
+    entry: tl.tensor,
+    inside: tl.tensor,
+    first: tl.tensor,
+    row_mask: tl.tuple,
+    block_rows: tl.constexpr,
+    row_words: tl.constexpr,
+    intervals: tl.constexpr,
+    lanes: tl.constexpr,
+    tile_columns: tl.constexpr,
+) -> Any:
+    """The mask [rows, tile_columns] of a part of a partial block, as booleans.
+
+    Args:
+        words: of all unique blocks, [unique, block_rows, row_words]; not read with bounds.
+        partial_id: which of them each entry of the lists has; not read with bounds.
+        entry: of the lists.
+        inside: the first column within the block, a multiple of `tile_columns`.
+        first: the first column.
+        row_mask: from `load_row_mask`.
+        block_rows: rows of a block.
+        row_words: words per row.
+        intervals: of each row, 1 or 2; 0 for masks as words.
+        lanes: as `load_row_mask` had it.
+        tile_columns: a power of two.
+    """
+    if intervals == 0:
+        block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
+        keep = _keep_bits(block, row_mask[0], inside, row_words, tile_columns)
+    else:
+        held: tl.constexpr = min(32 * lanes, tile_columns)
+        word = _from_end(row_mask[0], first, held, lanes, tile_columns)
+        word ^= _from_end(row_mask[1], first, held, lanes, tile_columns)
+        if intervals == 2:
+            word ^= _from_end(row_mask[2], first, held, lanes, tile_columns)
+            word ^= _from_end(row_mask[3], first, held, lanes, tile_columns)
+        pair, one = tl.arange(0, held // (2 * lanes)), tl.arange(0, 2)
+        number = 2 * pair[None, None, :, None, None] + one[None, None, None, None, :]
+        bits = word[:, :, None, :, None] >> number.to(tl.uint32)
+        keep = tl.reshape((bits & 1) != 0, (word.shape[0], tile_columns))
+    return keep
+
+
+@triton.jit
+def _from_end(
+    end: tl.tensor,
+    first: tl.tensor,
+    held: tl.constexpr,
+    lanes: tl.constexpr,
+    tile_columns: tl.constexpr,
+) -> Any:
+    """One bit for each column from an end on, uint32 [rows, words, lanes]."""
+    start = first + held * tl.arange(0, tile_columns // held)
+    before = end[:, None, :] - start[None, :, None] // lanes
+    before = tl.minimum(tl.maximum(before, 0), 32)
+    # A shift by 32 has no value in 32 bits.
+    return (tl.full([1, 1, 1], 0xFFFFFFFFFFFFFFFF, tl.uint64) << before.to(tl.uint64)).to(tl.uint32)
+
+
+@triton.jit
+def _keep_bits(
     words: tl.tensor,
     rows: tl.tensor,
     first: tl.tensor,

@@ -20,6 +20,15 @@ def interpreted():
         yield gpu.block_sparse_attention
 
 
+@pytest.fixture(scope="session")
+def check(oracle, near, draw_inputs):
+    """One case in the interpreter, compared with the oracle."""
+    pytest.importorskip("triton", reason=NEEDED)
+    import gpu_attention
+
+    return gpu_attention.Check(oracle, near, draw_inputs)
+
+
 @pytest.fixture
 def recorded(tables_of):
     """The launches of fwd, dq, dkv and dbias, by name, for an architecture, a plan and shapes."""
@@ -27,11 +36,14 @@ def recorded(tables_of):
     from maskc_kernels.gpu import block_sparse_attention
     from maskc_kernels.gpu.offline import launches
 
-    def record(architecture, plan, q, k, v, dtype="bfloat16", bias=None, sinks=None, **options):
+    def record(
+        architecture, plan, q, k, v, dtype="bfloat16", bias=None, sinks=None, tables=None, **options
+    ):
         def attend(q, k, v, bias, sinks):
             return block_sparse_attention(
-                q, k, v, jnp.float32(1), tables_of(plan), bias=bias, sinks=sinks, **options
-            )
+                q, k, v, jnp.float32(1), tables or tables_of(plan), bias=bias, sinks=sinks,
+                **options,
+            )  # fmt: skip
 
         def run(*arrays):
             results, pullback = jax.vjp(attend, *arrays)

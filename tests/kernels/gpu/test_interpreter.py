@@ -15,8 +15,8 @@ from maskc_kernels.gpu.tiles import load_tile  # noqa: E402
 @triton.jit
 def product_kernel(a, b, out, size: tl.constexpr):
     at = tl.arange(0, size)
-    x = load_tile(a, at, size, size, size, False)
-    y = load_tile(b, at, size, size, size, False)
+    x = load_tile(a, 0, size, size, size, size, False)
+    y = load_tile(b, 0, size, size, size, size, False)
     total = tl.dot(x, y)
     tl.store(out + at[:, None] * size + at[None, :], total.to(out.dtype.element_ty))
 
