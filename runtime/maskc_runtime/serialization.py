@@ -123,7 +123,7 @@ def _node(value: Any) -> Any:
             return np.frombuffer(data, np.dtype(dtype)).reshape(shape)
         case [str(tag), [rows, columns], data] if tag == _BITS:
             bits = np.frombuffer(data, np.uint8).reshape(rows, -1)
-            return np.unpackbits(bits, axis=1, count=columns, bitorder="little").astype(np.bool_)
+            return np.unpackbits(bits, axis=1, count=columns, bitorder="little").view(np.bool_)
         case [str(tag), *items] if tag == _TUPLE:
             return tuple(map(_node, items))
         case _:

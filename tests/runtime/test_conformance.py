@@ -123,6 +123,7 @@ def masks_per_head(n):
 
 
 GROUPS = {"shared": masks_of_all_heads, "per head": masks_per_head}
+EMPTY_ROWS = {"shared": "causal, first rows empty", "per head": "heads that see nothing"}
 
 
 @functools.cache
@@ -232,21 +233,28 @@ def expected_of(backend, dense, options, weights):
     )
 
 
+def groups(backend):
+    """The options of each group of masks."""
+    if backend.options is None:
+        every = (*OPTIONS, "all")
+        return {"shared": every, "per head": ("nothing", "all")}
+    return {"shared": backend.options, "per head": ("all",)}
+
+
 def dealt(backend, group, option):
     """The numbers of the masks that an option of a backend gets."""
-    everything = range(len(plans(backend, group)[0]))
+    names = plans(backend, group)[0]
     if backend.options is None:
-        return everything
-    options = OF_HEADS if group == "per head" else backend.options
-    return everything[options.index(option) :: len(options)]
+        return list(range(len(names)))
+    options = groups(backend)[group]
+    own = set(range(options.index(option), len(names), len(options)))
+    return sorted(own | {names.index(EMPTY_ROWS[group])})
 
 
-ALL = (*OPTIONS, "all")
-OF_HEADS = ("all", "nothing")
 CASES = [
     (backend, group, option)
     for backend in BACKENDS
-    for group, options in (("shared", backend.options or ALL), ("per head", OF_HEADS))
+    for group, options in groups(backend).items()
     for option in options
 ]
 
@@ -285,17 +293,16 @@ def test_what_a_backend_has_not_is_refused(backend, option):
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 def test_every_mask_and_every_option_is_run(backend):
     """And whatever is dealt out, each option meets rows that attend nothing, and rows that do."""
-    for group, options in (("shared", backend.options or ALL), ("per head", OF_HEADS)):
+    for group, options in groups(backend).items():
         names, masks, _ = plans(backend, group)
-        given = {option: list(dealt(backend, group, option)) for option in options}
+        given = {option: dealt(backend, group, option) for option in options}
         assert set().union(*given.values()) == set(range(len(names)))
         for option, numbers in given.items():
             reached = masks[numbers].any(-1)
             assert reached.any(), option
             assert not reached.all(), option
-    reachable = {KINDS[name] for name in KINDS} - set(backend.refuses)
-    run = {name for o in backend.options or ALL for name in options_of(backend, o)}
-    assert {KINDS[name] for name in run} == reachable
+    run = {name for o in groups(backend)["shared"] for name in options_of(backend, o)}
+    assert {KINDS[name] for name in run} == set(KINDS.values()) - set(backend.refuses)
 
 
 def test_the_masks_are_of_every_kind():
