@@ -34,3 +34,30 @@ def loops(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jit, "_repays", lambda _work: request.param == "compiled")
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """XLA at its lowest level: a test's program runs a few times, and compiling it is the cost."""
+    import jax  # most tests need none
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def jax_option():
+    """Set a JAX option for one test."""
+    import jax  # most tests need none
+
+    before = {}
+
+    def change(name, value):
+        before.setdefault(name, jax.config.values[name])
+        jax.config.update(name, value)
+
+    yield change
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -1,5 +1,6 @@
 """The pages of the documentation that hold commands and code: all of it runs."""
 
+import inspect
 import os
 import re
 import shutil
@@ -95,6 +96,67 @@ def test_the_splash_page_names_everything_with_its_test():
     for home, module in (("splash", splash), ("reference", reference)):
         missing = {(home, name) for name in module.__all__} - named
         assert missing <= {("reference", "dense_attention")}
+
+
+SEEDS = {
+    "docs/splash.md": """
+        Mask FullMask CausalMask LocalMask ChunkedCausalMask NumpyMask LogicalAnd LogicalOr
+        MultiHeadMask _ComputableMask make_causal_mask make_local_attention_mask
+        make_chunk_attention_mask make_random_mask
+        BlockSizes SegmentIds below_or_on_diag mha_reference mha_reference_bwd
+        mha_reference_no_custom_vjp DEFAULT_MASK_VALUE NUM_LANES NUM_SUBLANES MIN_BLOCK_SIZE
+        MaskInfo process_mask process_mask_dkv process_dynamic_mask process_dynamic_mask_dkv
+    """,
+    "docs/mask-info.md": """
+        set_debug_mode get_debug_mode mask_to_segment_ids segment_ids_to_mask
+        segment_ids_to_qkv_masks qkv_masks_to_cu_seqlens cu_seqlens_to_mask
+        qkv_cu_seqlens_to_qkv_masks qkv_cu_seqlens_to_attention_mask
+        attention_mask_to_qkv_cu_seqlens _segment_ids_to_cu_seqlens _positions_from_segments_2d
+        MaskSharding MaskInfo _attention_mask _q_segment_ids _kv_segment_ids _cu_seqlens_q
+        _cu_seqlens_kv q_positions kv_positions causal_mask_baked_in sliding_window_baked_in
+        chunked_mask_baked_in token_type_ids_baked_in batch_axis_name qheads_axis_name
+        kvheads_axis_name sequence_axis_name attention_mask q_segment_ids kv_segment_ids
+        cu_seqlens_q cu_seqlens_kv q_lens kv_lens is_multi_sequence baked_in_masks
+        q_attention_mask q_position_ids bias create_bias batch_size q_len kv_len shape
+        from_segments from_attention_mask from_cu_seqlens from_random dynamic_init
+        materialize_attention_mask materialize_segment_ids get_or_compute_attention_mask
+        get_or_compute_segment_ids get_or_compute_positions get_or_compute_qkv_cu_seqlens
+        get_qkv_masks is_self_attention to_dtype apply_kv_lengths apply_causal
+        apply_sliding_window apply_chunked apply_token_type_ids create_chunked_attention_mask
+        get_empty_sharding get_shardings replace visualize
+    """,
+    "docs/attention.md": """
+        query key value q_segment_ids kv_segment_ids q_positions kv_positions softmax_aux bias
+        attention_mask sequence_parallelism_mesh_axis_name logits_soft_cap qkv_layouts
+        softmax_scale fwd_params bwd_params mask_builder sliding_window chunk_size causal
+        fused_backward
+    """,
+}
+"""Every name of the systems that maskc takes the place of, as their sources have them."""
+
+
+@pytest.mark.parametrize("page", SEEDS)
+def test_a_page_has_a_row_for_every_name_of_the_systems_before(page):
+    rows = re.findall(r"^\| (`.*?) \|.*\|.*`test_\w+", (ROOT / page).read_text(), re.MULTILINE)
+    named = {name.split(".")[-1] for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+    rows = re.findall(r"^\| (`.*?) \|.*`a_sequence_\w+", (ROOT / page).read_text(), re.MULTILINE)
+    named |= {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert not set(SEEDS[page].split()) - named
+
+
+def test_the_attention_page_names_every_argument_with_its_test():
+    from maskc.runtime import blocksparse_attention
+
+    text = (ROOT / "docs/attention.md").read_text()
+    statuses = "same|mended|wider|refused|new"
+    rows = re.findall(rf"^\| (`.*?) \| ({statuses}) \| (`.*?) \|", text, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert named == list(inspect.signature(blocksparse_attention).parameters)
+    sources = ["tests/runtime/test_blocksparse.py", "tests/support/eight_devices.py"]
+    tests = "".join((ROOT / source).read_text() for source in sources)
+    for *_, cell in rows:
+        for name in re.findall(r"`(\w+)`", cell):
+            assert f"\ndef {name}(" in tests, name
 
 
 def test_the_commands_of_the_readme_are_what_ci_runs():

@@ -87,6 +87,13 @@ class PackedMask:
         self.shape: tuple[int, int] = (dense.shape[0], dense.shape[1])
         self.bits = FrozenArray(np.packbits(dense, axis=1, bitorder="little"))
 
+    @classmethod
+    def adopt(cls, columns: int, bits: npt.NDArray[np.uint8]) -> PackedMask:
+        """Of bits, uint8 [rows, ceil(columns / 8)] with 0 beyond the columns; not copied."""
+        packed = cls.__new__(cls)
+        packed.shape, packed.bits = (len(bits), columns), FrozenArray.adopt(bits)
+        return packed
+
     def rows(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
         """Rows `start:stop` as bool [stop - start, columns]."""
         bits = self.bits.array[start:stop]

@@ -18,7 +18,15 @@ import jax
 from maskc_kernels.tables import AttentionTables
 from maskc_runtime.errors import BackendError
 
-__all__ = ["BACKENDS", "Backend", "BackendChoice", "Call", "backend_refusals", "run"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendChoice",
+    "Call",
+    "backend_refusals",
+    "run",
+    "smallest_block",
+]
 
 BackendChoice: TypeAlias = str | Sequence[str] | None
 """The name of the one backend to use; names to choose from by platform; or None."""
@@ -33,19 +41,21 @@ class Backend:
         platforms: that it runs on, as `jax.lax.platform_dependent` names them; none for all.
         module: has `block_sparse_attention` and `refusal`; imported when it is first needed.
         install: what to install if that module cannot be imported.
+        block: the blocks that it takes are multiples of this.
     """
 
     name: str
     platforms: tuple[str, ...]
     module: str
     install: str = "maskc"
+    block: int = 1
 
 
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("tpu", ("tpu",), "maskc_kernels.tpu"),
-        Backend("gpu", ("cuda",), "maskc_kernels.gpu", "maskc[gpu]"),
+        Backend("tpu", ("tpu",), "maskc_kernels.tpu", block=128),
+        Backend("gpu", ("cuda",), "maskc_kernels.gpu", "maskc[gpu]", block=16),
         Backend("xla", (), "maskc_kernels.xla"),
     )
 }
@@ -83,7 +93,7 @@ def run(call: Call, backend: BackendChoice) -> tuple[jax.Array, jax.Array]:
         if (problem := _problem(_named(backend), call)) is not None:
             raise BackendError(f"backend={backend!r} cannot run this call: {problem}")
         return _branch(backend, call)(*_operands(call))
-    names = _in_sight() if backend is None else [_named(name).name for name in backend]
+    names = _offered(backend)
     branches = {
         platform: _branch(name, call)
         for name in names
@@ -99,9 +109,27 @@ def run(call: Call, backend: BackendChoice) -> tuple[jax.Array, jax.Array]:
     return result
 
 
+def smallest_block(backend: BackendChoice) -> int:
+    """The smallest block that each of the backends takes.
+
+    Args:
+        backend: which kernels may run.
+
+    Raises:
+        BackendError: there is none of that name.
+    """
+    return max((BACKENDS[name].block for name in _offered(backend)), default=1)
+
+
 def backend_refusals(call: Call) -> dict[str, str | None]:
     """For each backend why it cannot run a call, or None if it can."""
     return {name: _problem(backend, call) for name, backend in BACKENDS.items()}
+
+
+def _offered(backend: BackendChoice) -> list[str]:
+    if backend is None:
+        return _in_sight()
+    return [_named(name).name for name in ([backend] if isinstance(backend, str) else backend)]
 
 
 def _in_sight() -> list[str]:

@@ -15,6 +15,7 @@ from maskc_runtime.errors import ArgumentShapeError, ArgumentTypeError, Argument
 __all__ = [
     "BlockParams",
     "blocks_of",
+    "causal_of",
     "chunk_of",
     "mask_of",
     "positions_of",
@@ -147,6 +148,15 @@ def window_of(value: Any) -> tuple[int | None, int | None] | None:
     return sides[0], sides[1]
 
 
+def causal_of(value: Any) -> bool | None:
+    """Whether later keys are left out, or None."""
+    if value is None or isinstance(value, bool | np.bool_):
+        return value if value is None else bool(value)
+    raise ArgumentTypeError(
+        f"causal: expected True or False, known when the function is traced, got {value!r}"
+    )
+
+
 def chunk_of(value: Any) -> int | None:
     """The size of a chunk, or None."""
     if value is None:
@@ -159,7 +169,7 @@ def chunk_of(value: Any) -> int | None:
 
 
 def blocks_of(
-    fwd: Any, bwd: Any, q: jax.Array, k: jax.Array, *, whole_q: bool = False
+    fwd: Any, bwd: Any, q: jax.Array, k: jax.Array, *, smallest: int = 1, whole_q: bool = False
 ) -> dict[str, int]:
     """Block sizes of every pass, by the compiler's names.
 
@@ -168,12 +178,13 @@ def blocks_of(
         bwd: blocks of the backward passes, or None.
         q: the queries.
         k: the keys.
+        smallest: that the kernels take; a default is not below it.
         whole_q: choose a block that divides the queries.
     """
     blocks: dict[str, int] = {}
     for side, array in (("q", q), ("kv", k)):
         length = array.shape[2]
-        usual = max(_LEAST, min(_MOST, 1 << max(length - 1, 0).bit_length()))
+        usual = max(_LEAST, smallest, min(_MOST, 1 << max(length - 1, 0).bit_length()))
         if whole_q and side == "q":
             usual = math.gcd(length, _MOST)
         blocks[f"block_{side}"] = _parameter("fwd_params", fwd, side) or usual
@@ -189,6 +200,11 @@ def _parameter(name: str, params: Any, side: str) -> int | None:
     if not isinstance(params, Mapping) and not hasattr(params, field):
         raise ArgumentTypeError(
             f"{name}: expected BlockParams, or an object or mapping with {field}, got {params!r}"
+        )
+    if isinstance(params, Mapping) and (unknown := set(params) - set(BlockParams._fields)):
+        raise ArgumentValueError(
+            f"{name}: expected the names {', '.join(BlockParams._fields)}, got "
+            f"{', '.join(sorted(map(repr, unknown)))}"
         )
     value = params.get(field) if isinstance(params, Mapping) else getattr(params, field)
     if value is not None and (not isinstance(value, int | np.integer) or value < 1):

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskc_runtime.arguments import check_dtypes, check_shapes
-from maskc_runtime.backends import BackendChoice
+from maskc_runtime.backends import BackendChoice, smallest_block
 from maskc_runtime.block_arguments import (
     blocks_of,
+    causal_of,
     chunk_of,
     mask_of,
     positions_of,
@@ -23,7 +24,12 @@ from maskc_runtime.block_arguments import (
     window_of,
 )
 from maskc_runtime.dispatch import attend
-from maskc_runtime.errors import ArgumentShapeError, ArgumentTypeError, ArgumentValueError
+from maskc_runtime.errors import (
+    ArgumentShapeError,
+    ArgumentTypeError,
+    ArgumentValueError,
+    PlanReferenceError,
+)
 from maskc_runtime.mask_rules import MaskRules, compiled, is_known
 from maskc_runtime.plans import load_plan
 from maskc_runtime.stack import shard_plan
@@ -66,6 +72,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
     *,
     return_lse: bool = False,
     backend: BackendChoice = None,
+    config: Any = None,
 ) -> Any:
     """Attention under rules, with the arguments of ejKernel's function of this name.
 
@@ -88,8 +95,9 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
         bias: [batch or 1, heads or 1, q_len or 1, kv_len or 1]. Differentiable.
         attention_mask: bool [batch or 1, heads or 1, q_len, kv_len], or without heads; True means
             that q may attend kv.
-        sequence_parallelism_mesh_axis_name: inside `shard_map`, the axis that splits q_len and
-            kv_len of every argument; keys and values are gathered over it.
+        sequence_parallelism_mesh_axis_name: inside `shard_map`, the axis that splits the queries
+            and the keys. Keys and values, their ids and positions are gathered over it; bias and
+            attention_mask have this device's queries and all keys.
         logits_soft_cap: scores become `cap * tanh(score / cap)`; static.
         qkv_layouts: a plan, or whatever `load_plan` takes, or (fwd, dq, dkv), thrice the same plan.
             It is the whole mask: rules beside it are refused.
@@ -97,7 +105,8 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
         fwd_params: blocks of the forward pass, see `BlockParams`.
         bwd_params: blocks of the backward passes; None is those of the forward pass.
         mask_builder: called when the function is traced, without arguments or with (q_len, kv_len,
-            heads, head_idx, reps) for each head; returns a mask expression, or a plan.
+            heads, head_idx, reps) for each head; returns a mask expression, a mask of
+            `maskc.splash` or of JAX's splash attention, or a plan.
         sliding_window: `(left, right)` positions, both inclusive; one number is for both sides,
             None for no bound.
         chunk_size: positions of one chunk of this size attend each other.
@@ -105,6 +114,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
         fused_backward: False; no kernel here has one.
         return_lse: give the log-sum-exp too, as `attention` does.
         backend: as for `attention`.
+        config: as for `attention`.
 
     Returns:
         [batch, heads, q_len, v_head_dim] in the query's dtype; with `return_lse` also the
@@ -126,6 +136,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
             "fused_backward: the backward passes are separate, so that each gradient is written "
             "once and in a fixed order; leave it False"
         )
+    causal = causal_of(causal)
     ids = segment_ids_of(q_segment_ids, kv_segment_ids, q, k)
     positions = [
         positions_of(f"{side}_positions", values, array)
@@ -142,6 +153,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
         "sinks": sinks_of(softmax_aux, q),
         "bias": bias,
         "backend": backend,
+        "config": config,
     }
     if plan is not None:
         _refuse_rules(
@@ -167,7 +179,8 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
         dense=mask_of(attention_mask, q, k),
         builder=builder,
     )
-    blocks = blocks_of(fwd_params, bwd_params, q, k, whole_q=axis.name is not None)
+    smallest, split = smallest_block(backend), axis.name is not None
+    blocks = blocks_of(fwd_params, bwd_params, q, k, smallest=smallest, whole_q=split)
     results = _by_rules((q, k, v), rules, blocks, ids, axis, options)
     return results if return_lse else results[0]
 
@@ -189,9 +202,13 @@ class _Axis(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, name: str | None) -> _Axis:
+    def of(cls, name: Any) -> _Axis:
         if name is None:
             return cls(None, 1)
+        if not isinstance(name, str):
+            raise ArgumentTypeError(
+                f"sequence_parallelism_mesh_axis_name: expected the name of an axis, got {name!r}"
+            )
         try:
             return cls(name, jax.lax.axis_size(name))
         except NameError as error:
@@ -301,7 +318,7 @@ def _given_plan(layouts: Any) -> PlanView | TracedPlan | None:
     if layouts is None or isinstance(layouts, TracedPlan):
         return layouts
     if isinstance(layouts, list) or (isinstance(layouts, tuple) and len(layouts) in {1, 3}):
-        views = [load_plan(one) for one in layouts]
+        views = [one if isinstance(one, TracedPlan) else load_plan(one) for one in layouts]
         if not views or any(view != views[0] for view in views):
             raise ArgumentValueError(
                 "qkv_layouts: expected one plan, or the same one for fwd, dq and dkv; a plan has "
@@ -324,15 +341,38 @@ def _mask_of_its_own(
 
     if not callable(builder):
         raise ArgumentTypeError(f"mask_builder: expected a callable, got {builder!r}")
+    heads, lengths = q.shape[1], (q.shape[2] * shards, k.shape[2])
     if not _takes_arguments(builder):
-        built = builder()
+        built = _expression(builder(), lengths)
     else:
-        heads, lengths = q.shape[1], (q.shape[2] * shards, k.shape[2])
-        found = [builder(*lengths, heads, head, heads // k.shape[1]) for head in range(heads)]
+        calls = [(*lengths, heads, head, heads // k.shape[1]) for head in range(heads)]
+        found = [_expression(builder(*arguments), lengths) for arguments in calls]
         built = found[0]
         if any(one != built for one in found):
             built = MultiHead(found)
-    return (None, built) if isinstance(built, Mask) else (_given_plan(built), None)
+    if isinstance(built, Mask):
+        return None, built
+    try:
+        return _given_plan(built), None
+    except PlanReferenceError as error:
+        raise ArgumentTypeError(
+            f"mask_builder: expected it to return a mask or a plan, got {built!r}"
+        ) from error
+
+
+def _expression(built: Any, lengths: tuple[int, int]) -> Any:
+    """What a builder returned, masks of splash attention as expressions."""
+    shape = getattr(built, "shape", None)
+    if not isinstance(shape, tuple):
+        return built
+    from maskc.splash.expressions import expression_of
+
+    if shape[-2:] != lengths:
+        raise ArgumentShapeError(
+            f"mask_builder: expected a mask of shape {lengths}, got {type(built).__name__} of "
+            f"shape {shape}"
+        )
+    return expression_of(built)
 
 
 def _takes_arguments(builder: Callable[..., Any]) -> bool:

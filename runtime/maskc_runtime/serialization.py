@@ -113,8 +113,9 @@ def _node(value: Any) -> Any:
 
     match value:
         case [str(tag), str(name), dict(arguments)] if tag == _NODE:
-            kind = getattr(expr, name, None) if name in expr.__all__ else None
-            if not (dataclasses.is_dataclass(kind) and issubclass(kind, expr.Mask)):
+            kind: Any = getattr(expr, name, None) if name in expr.__all__ else None
+            is_node = isinstance(kind, type) and issubclass(kind, expr.Mask)
+            if not is_node or kind is expr.Mask:
                 raise ArgumentValueError(f"MaskInfo: an exported program names no mask: {name!r}")
             mask: Mask = kind(**{key: _node(item) for key, item in arguments.items()})
             return mask
@@ -122,7 +123,7 @@ def _node(value: Any) -> Any:
             return np.frombuffer(data, np.dtype(dtype)).reshape(shape)
         case [str(tag), [rows, columns], data] if tag == _BITS:
             bits = np.frombuffer(data, np.uint8).reshape(rows, -1)
-            return np.unpackbits(bits, axis=1, count=columns, bitorder="little").astype(np.bool_)
+            return np.unpackbits(bits, axis=1, count=columns, bitorder="little").view(np.bool_)
         case [str(tag), *items] if tag == _TUPLE:
             return tuple(map(_node, items))
         case _:

@@ -63,17 +63,3 @@ def draw_inputs():
         return [rng.standard_normal(shape).astype(jax.numpy.dtype(dtype)) for shape in shapes]
 
     return draw
-
-
-@pytest.fixture
-def jax_option():
-    """Set a JAX option for one test."""
-    before = {}
-
-    def change(name, value):
-        before.setdefault(name, getattr(jax.config, name))
-        jax.config.update(name, value)
-
-    yield change
-    for name, value in before.items():
-        jax.config.update(name, value)

@@ -6,6 +6,11 @@ from maskc.compile import compile_mask
 from maskc.expr import Causal
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _every_test(quick_compilation):
+    """Compiles quickly."""
+
+
 @pytest.fixture(scope="session")
 def causal_plan():
     return compile_mask(Causal(), q_len=20, heads=2, block_q=8, block_kv=8)

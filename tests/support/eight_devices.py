@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from maskc import expr
 from maskc.compile import compile_mask
+from maskc_kernels.tpu import KernelConfig
 from maskc_runtime import (
     SegmentIds,
     attention,
@@ -220,6 +221,29 @@ def a_sequence_axis_and_zig_zag_positions():
 @check
 def a_sequence_axis_and_a_builder():
     sequence_parallel({}, {}, blocks={}, mask_builder=lambda: expr.Local(7, 1) | expr.Prefix(2))
+
+
+@check
+def a_sequence_axis_on_the_tpu_kernels():
+    """Whole blocks of 128 queries on each of two devices, in the order of a zig-zag."""
+    length, split = 256, P(None, None, "sp")
+    shapes = (1, 2, length, 8), (1, 1, length, 8), (1, 1, length, 8)
+    arrays = [draw(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    order = np.arange(length).reshape(4, -1)[[0, 3, 1, 2]].reshape(1, -1)
+
+    def attend(q, k, v, order, **options):
+        positions = {"q_positions": order, "kv_positions": order}
+        return blocksparse_attention(q, k, v, **positions, sliding_window=(70, 0), **options)
+
+    kernels = {"backend": "tpu", "config": KernelConfig(interpret=True)}
+    mapped = jax.shard_map(
+        functools.partial(attend, sequence_parallelism_mesh_axis_name="sp", **kernels),
+        mesh=mesh_of((2, "sp")),
+        in_specs=(split, split, split, P(None, "sp")),
+        out_specs=split,
+        check_vma=False,  # JAX's TPU kernels do not say over which axes they vary
+    )
+    close(jax.jit(mapped)(*arrays, order), attend(*arrays, order))
 
 
 def main():

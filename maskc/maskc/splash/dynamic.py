@@ -27,7 +27,7 @@ def process_dynamic_mask(
     """The tables of the forward and dq passes, as numpy arrays; bit for bit those of JAX.
 
     This is for values that are at hand. `process_mask` makes smaller tables of them, and a mask
-    that is traced is for `maskc.runtime`, which builds its lists on the device.
+    that is traced is for `maskc.runtime.plan_of_mask`, which builds its lists on the device.
 
     Args:
         mask: bool [heads, q_len, kv_len], numpy's or any array that numpy can read.
@@ -104,8 +104,8 @@ def _dense(given: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         mask = np.asarray(given)
     except TypeError as error:  # what JAX raises for a tracer
         raise TypeError(
-            "mask: expected an array of known values, got a traced one; under jit, give it to the "
-            "runtime, which builds block lists on the device"
+            "mask: expected an array of known values, got a traced one; under jit, "
+            "maskc.runtime.plan_of_mask builds block lists of it on the device, for attention"
         ) from error
     if mask.ndim != 3:
         raise ValueError(f"mask: expected a 3-dim mask, got shape {mask.shape}")

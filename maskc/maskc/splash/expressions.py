@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc import checks, expr
-from maskc.arrays import FrozenArray, PackedMask
+from maskc.arrays import PackedMask
 from maskc.splash.computable import StockFunction, _ComputableMask
 from maskc.splash.masks import (
     ExpressionMask,
@@ -103,9 +103,8 @@ _read_once = functools.lru_cache(maxsize=4)(_read)
 
 def _as_bits(mask: Any) -> expr.Mask:
     bits = [np.packbits(rows[:, 1:-1], axis=1, bitorder="little") for rows in _rows(mask)]
-    packed = PackedMask.__new__(PackedMask)  # never the bools of all elements at once
-    packed.shape, packed.bits = tuple(mask.shape), FrozenArray.adopt(np.concatenate(bits))
-    return expr.Dense(packed)
+    # Never the bools of all elements at once.
+    return expr.Dense(PackedMask.adopt(mask.shape[1], np.concatenate(bits)))
 
 
 def _rows(mask: Any) -> Iterator[npt.NDArray[np.bool_]]:

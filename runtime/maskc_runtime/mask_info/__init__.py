@@ -13,7 +13,7 @@ from maskc_runtime.mask_info.cu_seqlens import (
 from maskc_runtime.mask_info.debug import get_debug_mode, set_debug_mode
 from maskc_runtime.mask_info.errors import NotSegmentsError, SeqlensError, TracedMaskError
 from maskc_runtime.mask_info.info import MaskInfo
-from maskc_runtime.mask_info.planning import Operands
+from maskc_runtime.mask_info.planning import MaskOperands
 from maskc_runtime.mask_info.segments import (
     mask_to_segment_ids,
     positions_in_segments,
@@ -25,9 +25,9 @@ from maskc_runtime.mask_info.shardings import MaskSharding
 __all__ = [
     "CuSeqlens",
     "MaskInfo",
+    "MaskOperands",
     "MaskSharding",
     "NotSegmentsError",
-    "Operands",
     "SeqlenPairs",
     "SeqlensError",
     "TracedMaskError",

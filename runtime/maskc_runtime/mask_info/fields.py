@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import xxhash
 
-from maskc_runtime.mask_info.errors import ArgumentShapeError
+from maskc_runtime.mask_info.errors import ArgumentShapeError, ArgumentTypeError
 from maskc_runtime.mask_info.segments import integers, truth
 from maskc_runtime.mask_info.terms import Equal, Stored, Term, both, heads_of
 from maskc_runtime.mask_info.traced import Array, host, namespace
@@ -254,7 +254,16 @@ class Fields:
             cu_seqlens_q: cumulative lengths, for `cu_seqlens_q`.
             cu_seqlens_kv: the same for the keys.
             **fields: any other field by its name.
+
+        Raises:
+            ArgumentTypeError: there is no field of that name.
         """
+        if unknown := set(fields) - PUBLIC:
+            names = [*(name.removeprefix("_") for name in LEAVES[:5]), *sorted(PUBLIC)]
+            raise ArgumentTypeError(
+                f"replace: expected fields among {', '.join(names)}, got "
+                f"{', '.join(sorted(map(repr, unknown)))}"
+            )
         given = {
             "_attention_mask": attention_mask,
             "_q_segment_ids": q_segment_ids,
@@ -285,6 +294,7 @@ class Fields:
         return f"MaskInfo({', '.join(parts)})"
 
 
+PUBLIC = {field.name for field in dataclasses.fields(Fields) if not field.name.startswith("_")}
 LEAVES = (*(field.name for field in dataclasses.fields(Fields)[:7]), "_term")
 STATIC = (
     *(field.name for field in dataclasses.fields(Fields)[11:15]),

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from maskc_cache.plan import Plan
     from maskc_cache.tiers import Tier
 
-__all__ = ["Operands", "Planning"]
+__all__ = ["MaskOperands", "Planning"]
 
 _CELLS = {"unicode": ("  ", "░░", "██"), "ascii": ("  ", "..", "##")}
 _MIXED = -2
 
 
-class Operands(NamedTuple):
+class MaskOperands(NamedTuple):
     """What `attention` takes for a mask: `attention(q, k, v, x.plan, segment_ids=x.segment_ids)`.
 
     Attributes:
@@ -93,7 +93,7 @@ class Planning(Fields):
         blocks: int | tuple[int, int] | None = None,
         store: Tier | None = None,
         **parameters: Any,
-    ) -> Operands:
+    ) -> MaskOperands:
         """A plan of all but the segment ids, which go to the kernels at run time.
 
         So ids may be traced, and batches of other documents or lengths need no other plan. Works
@@ -130,7 +130,7 @@ class Planning(Fields):
                 f"{where}: conditions of their own for {batch} batch rows; compile `plan` and fold "
                 "the batch into the heads"
             )
-        return Operands(plan, q, kv)
+        return MaskOperands(plan, q, kv)
 
     @classmethod
     @logged

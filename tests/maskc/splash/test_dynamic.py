@@ -69,5 +69,5 @@ def test_a_traced_mask_is_sent_to_the_runtime():
     def tables(mask):
         return splash.process_dynamic_mask(mask, (2, 2))[0].block_mask
 
-    with pytest.raises(TypeError, match="got a traced one; under jit, give it to the runtime"):
+    with pytest.raises(TypeError, match=r"a traced one; .* maskc\.runtime\.plan_of_mask"):
         jax.jit(tables)(np.ones((1, 4, 4), bool))

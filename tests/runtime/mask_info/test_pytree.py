@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskc.expr import Causal, Documents, Local, MultiHead
-from maskc_runtime import MaskInfo, TracedMaskError
+from maskc_runtime import ArgumentTypeError, MaskInfo, TracedMaskError
 
 IDS = np.array([[0, 0, 1, -1]])
 
@@ -140,6 +140,11 @@ def test_replace_clears_and_replaces():
     cu = MaskInfo.from_cu_seqlens([0, 2, 3], max_q_len=4)
     assert cu.replace(q_segment_ids=IDS)._cu_seqlens_q is None
     assert cu.replace(q_positions=IDS)._cu_seqlens_q is not None
+    for name in ("mask", "_attention_mask"):
+        with pytest.raises(
+            ArgumentTypeError, match=f"replace: .* attention_mask, .*, got '{name}'"
+        ):
+            cu.replace(**{name: None})
 
 
 def test_repr_is_short():
