@@ -303,6 +303,7 @@ def bombs() -> dict[str, bytes]:
     gigabyte = zstandard.ZstdCompressor().compress(bytes(1 << 30))
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1 << 26))
     one_run = zstandard.ZstdCompressor().compress(struct.pack("<2i", 0, 2**31 - 1))
+    until_sections = msgpack.packb({"meta": header_of(image)["meta"], "sections": []})[:-1]
     huge = gigabyte[:4] + b"\xe0" + struct.pack("<Q", 1 << 62) + gigabyte[13:]
     return {
         "zstd: 1 GiB where 9 bytes belong": with_section([9], gigabyte),
@@ -325,6 +326,14 @@ def bombs() -> dict[str, bytes]:
         ),
         "msgpack: 200 kB of empty lists, 200 by 200": with_header(
             b"\xdc\0\xc8" + (b"\xdc\0\xc8" + b"\xdc\0\xc8" + b"\x90" * 1000) * 200
+        ),
+        "msgpack: 4 G sections": with_header(until_sections + b"\xdd\xff\xff\xff\xff"),
+        "msgpack: 4 G dimensions": with_header(
+            until_sections + b"\x91\x97\xa1n\xa2i1\xdd\xff\xff\xff\xff"
+        ),
+        "msgpack: 4 GiB name": with_header(until_sections + b"\x91\x97\xdb\xff\xff\xff\xff"),
+        "msgpack: a field of a later version nested 100,000 deep": sealed(
+            image, header=b"\x83" + until_sections[1:] + b"\x90\xa1x" + b"\x91" * 100_000, minor=7
         ),
         "header length lies": sealed(image, header_len=(1 << 32) - 1),
         "file length lies": sealed(image, file_len=(1 << 64) - 1),
