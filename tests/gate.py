@@ -124,14 +124,14 @@ def checks() -> dict[str, Check]:
         "fuzz": ("mutants, with checksums made right", fuzz, 1_000_000, {"other": 0}),
         "bombs": ("bombs, with 16 MiB to spare", fixed("bombs", 16), 1, {}),
         "full": (
-            "a full disk", fixed("full_disk", "ENOSPC", prefix=MOUNTS), 1,
+            "a full disk", fixed("full_disk", 300, "ENOSPC", prefix=MOUNTS), 1,
             clean | {"put": 300, "refused": 0},
         ),
         "inodes": (
-            "a disk without inodes", fixed("full_disk", "inodes", prefix=MOUNTS), 1,
+            "a disk without inodes", fixed("full_disk", 300, "inodes", prefix=MOUNTS), 1,
             clean | {"put": 300, "refused": 0},
         ),
-        "file-limit": ("a limit on file sizes", fixed("full_disk", "EFBIG"), 1, clean),
+        "file-limit": ("a limit on file sizes", fixed("full_disk", 300, "EFBIG"), 1, clean),
         "read-only": (
             "a read-only mount", fixed("read_only", "EROFS", prefix=MOUNTS), 1, read_only
         ),

@@ -52,10 +52,9 @@ def diagnose(path: str | os.PathLike[str]) -> list[Finding]:
     except PlanError as error:
         return [Finding("file", 0, -1, _plain(error, path))]
     try:
-        _, rows = parse_image(image, MAX_DECODED)
+        _, sections = parse_image(image, MAX_DECODED)
     except PlanError as error:
         return [_of_header(image, str(error))]
-    sections = [Section(*row) for row in rows]
     damaged = [finding for section in sections for finding in _of_section(image, section)]
     return damaged or _of_content(image, sections)
 
@@ -89,7 +88,7 @@ def _of_section(image: npt.NDArray[np.uint8], section: Section) -> list[Finding]
     return []
 
 
-def _of_content(image: npt.NDArray[np.uint8], sections: list[Section]) -> list[Finding]:
+def _of_content(image: npt.NDArray[np.uint8], sections: tuple[Section, ...]) -> list[Finding]:
     """What is wrong though every checksum holds: an index, or an invariant."""
     try:
         verify(decode(image, source=""))
@@ -110,8 +109,7 @@ def stored_sections(path: str | os.PathLike[str]) -> list[tuple[str, str, str, i
         OSError: the file cannot be read.
         PlanError: its header cannot.
     """
-    _, rows = parse_image(read_image(path)[0], MAX_DECODED)
-    sections = [Section(*row) for row in rows]
+    _, sections = parse_image(read_image(path)[0], MAX_DECODED)
     return [
         (s.name, f"{s.dtype}{[*s.shape]}", CODECS[s.codec], s.nbytes, s.decoded) for s in sections
     ]

@@ -76,10 +76,13 @@ def _entries(files: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, Path, os.
 
 
 def set_aside(path: Path, quarantine: Path) -> None:
-    """Move what should not be there to the quarantine; if even that fails it stays."""
-    with contextlib.suppress(OSError):
-        quarantine.mkdir(parents=True, exist_ok=True)
-        path.rename(quarantine / f"{path.stem}.{os.urandom(16).hex()}")
+    """Move what should not be there to the quarantine.
+
+    Raises:
+        OSError: even that fails, and it stays.
+    """
+    quarantine.mkdir(parents=True, exist_ok=True)
+    path.rename(quarantine / f"{path.stem}.{os.urandom(16).hex()}")
 
 
 class Collector:
@@ -168,7 +171,8 @@ class Collector:
         """The lock file's descriptor, and whether another process holds the lock."""
         if not self._lock.is_file() or self._lock.is_symlink():
             if os.path.lexists(self._lock):
-                set_aside(self._lock, self._quarantine)
+                with contextlib.suppress(OSError):  # to open it says what is wrong
+                    set_aside(self._lock, self._quarantine)
             self._home.mkdir(parents=True, exist_ok=True)
         with open(self._lock, "r+b", buffering=0, opener=_open_regular) as lock:
             taken = False

@@ -31,7 +31,7 @@ from maskc_cache.header import (
     MAJOR,
     MAX_HEADER,
     MINOR,
-    Row,
+    Meta,
     Section,
     Stored,
     build_image,
@@ -71,10 +71,6 @@ _LISTS = {
 }
 """The sections of each direction's block lists, in the order of their fields."""
 
-_facts = operator.itemgetter(
-    "q_len", "kv_len", "head_shards", "q_seq_shards", "blocks", "row_intervals"
-)
-
 _Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -94,18 +90,18 @@ def encode(plan: Plan, *, compress: bool = True) -> bytes:
             what directions with the same blocks must share.
     """
     _check_sharing(plan)
-    meta = {
-        "blocks": [list(plan.fwd.blocks), list(plan.dq.blocks), list(plan.dkv.blocks)],
-        "canonical": plan.canonical,
-        "compiler": plan.compiler,
-        "digest": plan.digest,
-        "head_shards": plan.head_shards,
-        "key": plan.key,
-        "kv_len": plan.kv_len,
-        "q_len": plan.q_len,
-        "q_seq_shards": plan.q_seq_shards,
-        "row_intervals": list(plan.row_intervals or ()),
-    }
+    meta = Meta(
+        blocks=(plan.fwd.blocks, plan.dq.blocks, plan.dkv.blocks),
+        canonical=plan.canonical,
+        compiler=plan.compiler,
+        digest=plan.digest,
+        head_shards=plan.head_shards,
+        key=plan.key,
+        kv_len=plan.kv_len,
+        q_len=plan.q_len,
+        q_seq_shards=plan.q_seq_shards,
+        row_intervals=plan.row_intervals or (),
+    )
     return build_image(meta, _packed(plan) if compress else _raw(plan))
 
 
@@ -256,15 +252,15 @@ def decode(
         digest = _digest(meta, sections, arrays)
         plan = _assemble(meta, arrays)
         check_ranges(plan)
-        if digest != meta["digest"]:
-            raise PlanCorruptError(f"meta.digest is {meta['digest']}, the content's {digest}")
+        if digest != meta.digest:
+            raise PlanCorruptError(f"meta.digest is {meta.digest}, the content's {digest}")
     except PlanError as error:
         raise type(error)(f"{source}: {error}{_HINTS[type(error)]}") from None
     return plan
 
 
 def decode_sections(
-    image: npt.NDArray[np.uint8], sections: Iterable[Row]
+    image: npt.NDArray[np.uint8], sections: Iterable[Section]
 ) -> dict[str, npt.NDArray[Any]]:
     """The arrays of sections by their names, once their checksums and sizes hold.
 
@@ -276,33 +272,34 @@ def decode_sections(
         PlanCorruptError: a checksum or a size does not hold.
     """
     arrays, content, checksum = {}, image.data, xxhash.xxh3_128_digest
-    for row in sections:
-        name, dtype, shape, codec, offset, nbytes, check = row
+    for section in sections:
+        name, dtype, shape, codec, offset, nbytes, check = section
         stored = content[offset : offset + nbytes]
         if checksum(stored) != check:
-            raise PlanCorruptError(f"{Section(*row).place}: the checksum does not hold")
+            raise PlanCorruptError(f"{section.place}: the checksum does not hold")
         if codec == RAW:
             arrays[name] = np.ndarray(shape, DTYPES[dtype], image, offset)
             continue
         try:
             arrays[name] = decompress(codec, stored, DTYPES[dtype], shape)
         except ValueError as error:
-            raise PlanCorruptError(f"{Section(*row).place}: {error}") from None
+            raise PlanCorruptError(f"{section.place}: {error}") from None
     return arrays
 
 
-def _digest(meta: dict[str, Any], sections: tuple[Row, ...], arrays: _Arrays) -> str:
+def _digest(meta: Meta, sections: tuple[Section, ...], arrays: _Arrays) -> str:
     """The digest of the content; the checksum of a raw section is that of its content."""
     contents: list[Content] = [
         (name, dtype, shape, check if codec == RAW else xxhash.xxh3_128_digest(arrays[name].data))
         for name, dtype, shape, codec, _, _, check in sections
     ]
-    return digest_of([*_facts(meta)], contents)
+    facts = [meta.q_len, meta.kv_len, meta.head_shards, meta.q_seq_shards]
+    return digest_of([*facts, meta.blocks, meta.row_intervals], contents)
 
 
-def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:
+def _assemble(meta: Meta, arrays: _Arrays) -> Plan:
     """The plan's records from its sections; takes what it uses out of `arrays`."""
-    fwd_blocks, dq_blocks, dkv_blocks = meta["blocks"]
+    fwd_blocks, dq_blocks, dkv_blocks = meta.blocks
     fwd = _lists("fwd", fwd_blocks, arrays)
     dq = fwd if dq_blocks == fwd_blocks else _lists("dq", dq_blocks, arrays)
     if dkv_blocks in (fwd_blocks, dq_blocks):
@@ -313,21 +310,21 @@ def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:
     dkv = _lists("dkv", dkv_blocks, arrays)
     plan = object.__new__(Plan)  # its constructor would look at every array once more
     vars(plan).update(
-        q_len=meta["q_len"],
-        kv_len=meta["kv_len"],
+        q_len=meta.q_len,
+        kv_len=meta.kv_len,
         head_mask=_taken(("head_mask",), arrays)[0],
-        head_shards=meta["head_shards"],
-        q_seq_shards=meta["q_seq_shards"],
+        head_shards=meta.head_shards,
+        q_seq_shards=meta.q_seq_shards,
         fwd=fwd,
         dq=dq,
         dkv=dkv,
         splash_fwd=_tables("splash_fwd", arrays),
         splash_dkv=_tables("splash_dkv", arrays),
-        row_bounds=_row_bounds(meta["row_intervals"], arrays),
-        canonical=meta["canonical"],
-        compiler=meta["compiler"],
-        key=meta["key"],
-        digest=meta["digest"],
+        row_bounds=_row_bounds(meta.row_intervals, arrays),
+        canonical=meta.canonical,
+        compiler=meta.compiler,
+        key=meta.key,
+        digest=meta.digest,
     )
     if arrays:
         raise PlanCorruptError(f"{', '.join(arrays)}: a section that this plan must not have")

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import math
 import struct
-from itertools import chain
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
-import msgpack
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -37,7 +35,7 @@ __all__ = [
     "MAJOR",
     "MAX_HEADER",
     "MINOR",
-    "Row",
+    "Meta",
     "Section",
     "Stored",
     "build_image",
@@ -55,28 +53,36 @@ _ITEMSIZE = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 Stored = tuple[str, npt.NDArray[Any], int, bytes]
 """A section to write: its name, the array, the codec and the bytes to store."""
 
-Row = tuple[str, str, tuple[int, ...], int, int, int, bytes]
-"""A row of the section table: what `Section(*row)` is made of, which takes a while."""
-
 _PREAMBLE = struct.Struct("<8sHHIQII16s8xQ")
 _MAX_SECTIONS = 256
-_MAX_FIELDS = 64  # of "meta"; later minor versions add some
 _MAX_ELEMENTS = 1 << 40  # of an array, empty dimensions aside; numpy can address as many
-_META = {
-    "blocks": tuple,
-    "canonical": bytes,
-    "compiler": str,
-    "digest": str,
-    "head_shards": int,
-    "key": str,
-    "kv_len": int,
-    "q_len": int,
-    "q_seq_shards": int,
-    "row_intervals": tuple,
-}
-_TYPES = [*_META.values()]
-_numbers = itemgetter(*(name for name, kind in _META.items() if kind is int))
-_ROW = [str, str, tuple, int, int, int, bytes]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Pair: TypeAlias = tuple[_Number, _Number]
+
+
+class Meta(msgspec.Struct, frozen=True, gc=False):
+    """The header's facts about the plan as a whole (see `Plan`).
+
+    Attributes:
+        blocks: (block_q, block_kv) of fwd, dq and dkv.
+        digest: of the plan.
+        key: of `canonical`.
+        row_intervals: most intervals of one query and of one key, or nothing.
+    """
+
+    blocks: tuple[_Pair, _Pair, _Pair]
+    canonical: bytes
+    compiler: str
+    digest: str
+    head_shards: _Number
+    key: str
+    kv_len: _Number
+    q_len: _Number
+    q_seq_shards: _Number
+    row_intervals: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)], ...], msgspec.Meta(max_length=2)
+    ]
 
 
 class Section(NamedTuple):
@@ -94,10 +100,10 @@ class Section(NamedTuple):
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[_Count, ...], msgspec.Meta(max_length=3)]
     codec: int
-    offset: int
-    nbytes: int
+    offset: _Count
+    nbytes: _Count
     check: bytes
 
     @property
@@ -116,6 +122,21 @@ class Section(NamedTuple):
         return f"{self.name} (bytes {self.offset} to {self.stop - 1})"
 
 
+class _Header(msgspec.Struct, frozen=True, gc=False):
+    meta: Meta
+    sections: Annotated[tuple[Section, ...], msgspec.Meta(max_length=_MAX_SECTIONS)]
+
+
+class _LaterHeader(msgspec.Struct):
+    """The same with all fields of `meta`, also those of later minor versions, as they stand."""
+
+    meta: dict[str, msgspec.Raw]
+    sections: msgspec.Raw
+
+
+_decode_header = msgspec.msgpack.Decoder(_Header).decode
+
+
 def _aligned(offset: int) -> int:
     return offset + -offset % ALIGNMENT
 
@@ -123,7 +144,7 @@ def _aligned(offset: int) -> int:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def build_image(meta: dict[str, Any], stored: list[Stored]) -> bytes:
+def build_image(meta: Meta, stored: list[Stored]) -> bytes:
     """The file of sections given in name order.
 
     Raises:
@@ -132,8 +153,7 @@ def build_image(meta: dict[str, Any], stored: list[Stored]) -> bytes:
     header, length = b"", -1
     while len(header) != length:  # offsets widen with the header; they only grow, so this ends
         length = len(header)
-        rows = _rows(stored, _PREAMBLE.size + length)
-        header = pack({"meta": dict(sorted(meta.items())), "sections": rows})
+        header = pack(_Header(meta, tuple(_rows(stored, _PREAMBLE.size + length))))
     if length > MAX_HEADER:
         raise PlanError(
             f"the canonical form needs a header of {length:,} bytes, over {MAX_HEADER:,}; "
@@ -152,13 +172,13 @@ def build_image(meta: dict[str, Any], stored: list[Stored]) -> bytes:
     return bytes(image)
 
 
-def _rows(stored: list[Stored], end: int) -> list[Any]:
+def _rows(stored: list[Stored], end: int) -> list[Section]:
     rows = []
     for name, array, codec, content in stored:
         offset = _aligned(end)
         check = xxhash.xxh3_128_digest(content)
         dtype = array.dtype.str[1:]
-        rows.append([name, dtype, list(array.shape), codec, offset, len(content), check])
+        rows.append(Section(name, dtype, array.shape, codec, offset, len(content), check))
         end = offset + len(content)
     return rows
 
@@ -166,9 +186,7 @@ def _rows(stored: list[Stored], end: int) -> list[Any]:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def parse_image(
-    image: npt.NDArray[np.uint8], max_decoded: int
-) -> tuple[dict[str, Any], tuple[Row, ...]]:
+def parse_image(image: npt.NDArray[np.uint8], max_decoded: int) -> tuple[Meta, tuple[Section, ...]]:
     """The header's meta and section table, once all but the sections' content is checked.
 
     Args:
@@ -182,12 +200,15 @@ def parse_image(
         PlanError: more than `max_decoded`.
     """
     minor, n_sections, header = _checked_header(image)
-    meta, rows = _parsed_header(header)
-    _check_meta(meta, minor)
-    if len(rows) != n_sections:
-        raise PlanCorruptError(f"expected {n_sections} sections, got {len(rows)}")
-    _check_rows(image, _PREAMBLE.size + len(header), rows, max_decoded)
-    return meta, rows
+    meta, sections = _parsed_header(header, minor)
+    if len(meta.row_intervals) == 1:
+        raise PlanCorruptError("meta.row_intervals: expected two numbers or none")
+    if key_of(meta.canonical) != meta.key:
+        raise PlanCorruptError("meta.key is not the key of meta.canonical")
+    if len(sections) != n_sections:
+        raise PlanCorruptError(f"expected {n_sections} sections, got {len(sections)}")
+    _check_sections(image, _PREAMBLE.size + len(header), sections, max_decoded)
+    return meta, sections
 
 
 def _checked_header(image: npt.NDArray[np.uint8]) -> tuple[int, int, bytes]:
@@ -216,82 +237,47 @@ def _checked_header(image: npt.NDArray[np.uint8]) -> tuple[int, int, bytes]:
     return minor, n_sections, header
 
 
-def _parsed_header(header: bytes) -> tuple[dict[str, Any], tuple[Any, ...]]:
+def _parsed_header(content: bytes, minor: int) -> tuple[Meta, tuple[Section, ...]]:
     """The header's two parts. One spelling only: they must encode back to the same bytes."""
     try:
-        document = msgpack.unpackb(
-            header,
-            use_list=False,
-            strict_map_key=True,
-            max_array_len=_MAX_SECTIONS,
-            max_map_len=_MAX_FIELDS,
-            max_ext_len=0,
-        )
-    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise PlanCorruptError(f"the header is not msgpack: {error}") from None
-    if type(document) is not dict or document.keys() != {"meta", "sections"}:
-        raise PlanCorruptError("the header lacks 'meta' or 'sections'")
-    meta, rows = document["meta"], document["sections"]
-    if type(meta) is not dict or not {*map(type, meta)} <= {str}:
-        raise PlanCorruptError("the header's meta is not a map of names")
-    if type(rows) is not tuple:
-        raise PlanCorruptError("the header's sections are not a list")
-    try:
-        again = pack(document)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise PlanCorruptError(f"the header cannot be written back: {error}") from None
-    if again != header or [*document] != ["meta", "sections"] or [*meta] != sorted(meta):
-        raise PlanCorruptError("the header is not in canonical form")
-    return meta, rows
+        header = _decode_header(content)
+        if pack(header) != content and (minor <= MINOR or not _is_later(content, header)):
+            raise PlanCorruptError("the header is not in canonical form")
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise PlanCorruptError(f"the header: {error}") from None
+    return header.meta, header.sections
 
 
-def _check_meta(meta: dict[str, Any], minor: int) -> None:
-    if [*map(type, map(meta.get, _META))] != _TYPES:
-        raise PlanCorruptError("the header's meta has a field that is missing or of a wrong type")
-    if minor <= MINOR and len(meta) != len(_META):
-        raise PlanCorruptError(f"the header's meta has a field that format 1.{minor} lacks")
-    blocks = meta["blocks"]
-    if [*map(type, blocks)] != [tuple] * 3 or [*map(len, blocks)] != [2] * 3:
-        raise PlanCorruptError("meta.blocks: expected three pairs")
-    if len(meta["row_intervals"]) not in {0, 2}:
-        raise PlanCorruptError("meta.row_intervals: expected two numbers or none")
-    numbers = [*_numbers(meta), *blocks[0], *blocks[1], *blocks[2]]
-    if {*map(type, numbers)} != {int} or min(numbers) < 1 or max(numbers) >= 2**31:
-        raise PlanCorruptError("the header's meta has a number out of range")
-    for number in meta["row_intervals"]:
-        if type(number) is not int or not 0 <= number < 2**31:
-            raise PlanCorruptError("meta.row_intervals: a number out of range")
-    if key_of(meta["canonical"]) != meta["key"]:
-        raise PlanCorruptError("meta.key is not the key of meta.canonical")
+def _is_later(content: bytes, header: _Header) -> bool:
+    """Whether a header that is not as ours would be only has more fields in "meta"."""
+    later = msgspec.msgpack.decode(content, type=_LaterHeader)
+    known = {name: later.meta[name] for name in Meta.__struct_fields__}
+    return (
+        pack(later) == content
+        and [*later.meta] == sorted(later.meta)
+        and pack(_LaterHeader(known, later.sections)) == pack(header)
+    )
 
 
-def _check_rows(
-    image: npt.NDArray[np.uint8], end: int, rows: tuple[Any, ...], max_decoded: int
+def _check_sections(
+    image: npt.NDArray[np.uint8], end: int, sections: tuple[Section, ...], max_decoded: int
 ) -> None:
     """The section table: in name order, one behind the other, with nothing between and behind.
 
     One pass with few calls, since this is a good part of the time that it takes to open a plan.
     """
-    if not (
-        {*map(type, rows)} <= {tuple}
-        and {*map(len, rows)} <= {7}
-        and [*map(type, chain.from_iterable(rows))] == _ROW * len(rows)
-    ):
-        raise PlanCorruptError("the section table has a row of wrong types")
     content, total, decoded, last = image.data, len(image), 0, ""
-    for row in rows:
-        name, dtype, shape, codec, offset, nbytes, _ = row
+    for section in sections:
+        name, dtype, shape, codec, offset, nbytes, _ = section
         if dtype not in DTYPES or codec not in CODECS:
             raise PlanVersionError(
                 f"{name}: dtype {dtype!r} or codec {codec}, which this maskc lacks"
             )
         size = _ITEMSIZE[dtype]
         for n in shape:
-            if type(n) is not int or n < 0:
-                raise PlanCorruptError(f"{name}: {[*shape]} is not a shape")
             size *= n
-        if not size or len(shape) > 1:
-            _check_shape(name, shape)
+        if not size and math.prod(n for n in shape if n) > _MAX_ELEMENTS:
+            raise PlanCorruptError(f"{name}: {[*shape]} is no shape of an empty array")
         decoded += size
         if decoded > max_decoded:
             raise PlanError(
@@ -300,20 +286,12 @@ def _check_rows(
         if name <= last:
             raise PlanCorruptError("the sections are not in name order")
         gap = -end % ALIGNMENT
-        if offset != end + gap or not 0 <= nbytes <= total - offset:
-            raise PlanCorruptError(f"{Section(*row).place}: does not lie where sections must")
+        if offset != end + gap or nbytes > total - offset:
+            raise PlanCorruptError(f"{section.place}: does not lie where sections must")
         if codec == RAW and nbytes != size:
-            raise PlanCorruptError(f"{Section(*row).place}: expected {size} bytes, got {nbytes}")
+            raise PlanCorruptError(f"{section.place}: expected {size} bytes, got {nbytes}")
         if content[end:offset] != _ZEROS[gap]:
             raise PlanCorruptError(f"bytes {end} to {offset - 1} are not zero")
         end, last = offset + nbytes, name
     if end != total:
         raise PlanCorruptError(f"{total - end} bytes behind the last section")
-
-
-def _check_shape(name: str, shape: tuple[int, ...]) -> None:
-    """Whether there can be such an array."""
-    if len(shape) > 3:
-        raise PlanCorruptError(f"{name}: {[*shape]} is not a shape")
-    if 0 in shape and math.prod(n for n in shape if n) > _MAX_ELEMENTS:
-        raise PlanCorruptError(f"{name}: {[*shape]} is no shape of an empty array")

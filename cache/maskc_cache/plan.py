@@ -10,9 +10,9 @@ import enum
 import functools
 import operator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import msgpack
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -41,7 +41,7 @@ __all__ = [
 IntArray = npt.NDArray[np.signedinteger[Any]]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
-Content = tuple[str, str, "list[int] | tuple[int, ...]", bytes]
+Content = tuple[str, str, tuple[int, ...], bytes]
 """An array's name, dtype (like "i4"), shape, and the XXH3-128 of its little-endian bytes."""
 
 Direction = Literal["fwd", "dq", "dkv"]
@@ -83,7 +83,7 @@ def smallest_dtype(largest: int) -> np.dtype[np.signedinteger[Any]]:
 
 def pack(value: object) -> bytes:
     """A value of lists, maps, strings, bytes and integers as msgpack; the one place that packs."""
-    return cast("bytes", msgpack.packb(value))
+    return msgspec.msgpack.encode(value)
 
 
 def key_of(canonical: bytes) -> str:

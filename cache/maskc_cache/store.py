@@ -90,6 +90,7 @@ class Store:
         self._home = self.root / f"v{MAJOR}"
         self._quarantine = self._home / "quarantine"
         self._bound = _default_max_bytes() if max_bytes is None else _checked_bound(max_bytes)
+        self._stuck: set[str] = set()  # keys of damaged files that could not be set aside
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -103,7 +104,12 @@ class Store:
     def _set_aside(self, path: Path) -> None:
         from maskc_cache.evict import set_aside
 
-        set_aside(path, self._quarantine)
+        try:
+            set_aside(path, self._quarantine)
+        except FileNotFoundError:
+            pass  # somebody else did it
+        except OSError:
+            self._stuck.add(path.stem)
 
     @property
     def max_bytes(self) -> int:
@@ -192,12 +198,22 @@ class Store:
         """
         path = self.path(plan.key)
         try:
+            if plan.key in self._stuck:
+                self._free(path)
             if not self.has(plan.key):
                 self._publish(_image(plan), path)
         except (OSError, PlanError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StoreError(f"{path}: {reason}") from error
         return path
+
+    def _free(self, path: Path) -> None:
+        """Try again to set aside what is damaged, since nobody else could put the plan there."""
+        from maskc_cache.evict import set_aside
+
+        if self.has(path.stem):
+            set_aside(path, self._quarantine)
+        self._stuck.discard(path.stem)
 
     def _publish(self, image: bytes, path: Path) -> None:
         try:
@@ -248,9 +264,19 @@ class Store:
         return True
 
     def list(self) -> Iterator[Entry]:
-        """The entries, in the order of their keys."""
+        """The entries, in the order of their keys.
+
+        Raises:
+            StoreError: the directory is there and cannot be read.
+        """
         from maskc_cache.evict import entries
 
+        try:
+            os.scandir(self._home).close()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{self.root}: {error.strerror}") from error
         for key, path, status in sorted(entries(self._home), key=lambda entry: entry[0]):
             yield Entry(key, path, status.st_size, status.st_mtime)
 

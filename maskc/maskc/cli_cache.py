@@ -157,19 +157,24 @@ def rm_command(keys: tuple[str, ...], cache: Path | None, *, as_json: bool) -> N
 @cache_option
 @json_option
 def warm_command(specs: tuple[Path, ...], cache: Path | None, *, as_json: bool) -> None:
-    """Make sure that the cache, and the remotes, have every plan of the SPEC files."""
+    """Make sure that the cache, and the remotes, have every plan of the SPEC files.
+
+    A plan that the cache cannot keep is told as such; its "file" is null.
+    """
     tiers = open_tiers(cache, upload=True, warn=warn)
     records = []
     for spec in specs:
         for name, plan, hit, seconds in compile_plans(spec, None, tiers):
             if hit:
                 tiers.upload(plan)
+            path = tiers.local.path(plan.key) if tiers.local.has(plan.key) else None
             records.append(
                 {"spec": str(spec), "plan": name, "key": plan.key, "hit": hit, "seconds": seconds}
+                | {"file": path and str(path)}
             )
     lines = [
         f"{record['key']}  {'hit' if record['hit'] else 'compiled':8}  {record['spec']}: "
-        f"{record['plan']}"
+        f"{record['plan']}{'' if record['file'] else ' (not kept)'}"
         for record in records
     ]
     _print(as_json, records, "\n".join(lines))
@@ -223,7 +228,7 @@ def find_plan(ref: str, store: Store) -> tuple[Plan, Path]:
         raise MaskcError(f"{ref}: cannot read the plan: {error.strerror}") from error
     key = _key(ref, store)
     if (plan := store.get(key)) is None:
-        raise PlanError(f"{store.path(key)}: the plan was damaged and is set aside; compile again")
+        raise PlanError(f"{store.path(key)}: the plan is damaged; compile again")
     return plan, store.path(key)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgpack
+import msgspec
 import numpy as np
 import xxhash
 
@@ -63,8 +63,8 @@ class SpecMemo:
             check, record = content[:16], content[16:]
             if xxhash.xxh3_128_digest(record) != check:
                 return None
-            asked, plans = msgpack.unpackb(record)
-        except (OSError, ValueError):
+            asked, plans = msgspec.msgpack.decode(record)
+        except (OSError, ValueError, msgspec.DecodeError):
             return None
         return [(name, canonical) for name, canonical in plans] if asked == self._asked else None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
+import msgspec
 import numpy as np
 
 from maskc_cache.plan import MAX_INTERVALS, BlockLists, Direction, Plan
@@ -22,8 +23,7 @@ __all__ = [
 _UNLIMITED = 1 << 20  # columns; lines are not to be folded
 
 
-@dataclass(frozen=True, slots=True)
-class DirectionSummary:
+class DirectionSummary(msgspec.Struct, frozen=True):
     """The directions of a plan that share a blocking, over all heads.
 
     Attributes:
@@ -49,8 +49,7 @@ class DirectionSummary:
     partial_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlanSummary:
+class PlanSummary(msgspec.Struct, frozen=True):
     """A plan in numbers.
 
     Attributes:
@@ -82,9 +81,10 @@ class PlanSummary:
     tables: dict[str, str]
     table_bytes: int
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
 def summarize(plan: Plan) -> PlanSummary:

@@ -65,24 +65,24 @@ def test_signals_interrupt_nothing():
 
 
 def test_a_full_disk(mounts):
-    counts = faults.run("full_disk", "ENOSPC", prefix=mounts)
-    assert (counts["put"], counts["refused"]) == (300, 0)  # each found room, made if need be
-    assert 0 < counts["left"] < 300
+    counts = faults.run("full_disk", 100, "ENOSPC", prefix=mounts)
+    assert (counts["put"], counts["refused"]) == (100, 0)  # each found room, made if need be
+    assert 0 < counts["left"] < 100
     assert (counts["bad"], counts["litter"]) == (0, 0)
     assert counts["said_no"]
     assert counts["healed"]
 
 
 def test_a_disk_without_inodes(mounts):
-    counts = faults.run("full_disk", "inodes", prefix=mounts)
-    assert (counts["put"], counts["refused"]) == (300, 0)
+    counts = faults.run("full_disk", 100, "inodes", prefix=mounts)
+    assert (counts["put"], counts["refused"]) == (100, 0)
     assert 0 < counts["left"] < 60
     assert (counts["bad"], counts["litter"]) == (0, 0)
 
 
 def test_a_limit_on_the_size_of_files():
-    assert faults.run("full_disk", "EFBIG") == {
-        "put": 0, "refused": 300, "bad": 0, "litter": 0, "left": 0,
+    assert faults.run("full_disk", 20, "EFBIG") == {
+        "put": 0, "refused": 20, "bad": 0, "litter": 0, "left": 0,
     }  # fmt: skip
 
 

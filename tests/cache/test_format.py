@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xxhash
 import zstandard
-from faults.mutants import header_of, sealed
+from faults.mutants import header_of, laid_out, sealed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +67,45 @@ def test_versions_and_flags_of_the_future_are_named(small_plan):
     with pytest.raises(PlanVersionError, match="flags 0x4 that this maskc does not know"):
         decode(sealed(image, flags=4))
     assert decode(sealed(image, minor=7)) == small_plan
+
+
+def test_later_minor_versions_may_know_more_of_a_plan(small_plan):
+    image = encode(small_plan, compress=False)
+
+    def with_meta(change, minor=1):
+        document = header_of(image)
+        document["meta"] = dict(change([*document["meta"].items()]))
+        contents = [image[row[4] : row[4] + row[5]] for row in document["sections"]]
+        return laid_out(document, contents, minor)
+
+    for more in (None, 1.5, "text", b"x", [1, [2, {"a": 3}]]):
+        assert decode(with_meta(lambda old, x=more: [*old, ("zebra", x)])) == small_plan
+        assert decode(with_meta(lambda old, x=more: [("a", x), *old])) == small_plan
+    for change in (
+        lambda old: [("zebra", 1), *old],
+        lambda old: [*old, ("a", 1)],
+        lambda old: [*reversed(old)],
+        lambda old: [*old[1:], ("z", 1)],
+        lambda old: [*old, (b"zebra", 1)],
+    ):
+        with pytest.raises(PlanCorruptError, match="the header"):
+            decode(with_meta(change))
+    with pytest.raises(PlanCorruptError, match="not in canonical form"):
+        decode(with_meta(lambda old: [*old, ("zebra", 1)], minor=0))
+
+
+def test_known_fields_of_later_minor_versions_have_one_spelling(small_plan):
+    image = encode(small_plan, compress=False)
+    header = msgpack.packb(header_of(image))
+    before, q_len, after = header.rpartition(b"\xa5q_len\x14")
+    for spelled in (
+        before + q_len[:-1] + b"\xcc\x14" + after,
+        b"\x83" + header[1:] + b"\xa4more\x01",
+        b"\x82" + header[1:].replace(b"\xa8sections", b"\xd9\x08sections"),
+    ):
+        assert spelled != header
+        with pytest.raises(PlanCorruptError, match="not in canonical form"):
+            decode(sealed(image, header=spelled, minor=1))
 
 
 def test_other_files_are_not_plans(tmp_path):
@@ -163,35 +202,38 @@ def edit(*path, value):
             lambda d: d | {"meta": dict(reversed(d["meta"].items()))},
             "not in canonical form",
         ),
-        (lambda d: msgpack.packb(d) + b"\0", "not msgpack"),
-        (lambda d: {**d, b"more": 1}, "lacks 'meta' or 'sections'"),
-        (lambda d: msgpack.packb({b"a": 1, "meta": d["meta"]}), "lacks 'meta' or 'sections'"),
-        (lambda d: d | {"meta": {**d["meta"], b"key": 1}}, "not a map of names"),
-        (lambda d: d | {"sections": {}}, "sections are not a list"),
-        (lambda _: msgpack.packb([1, 2]), "lacks 'meta' or 'sections'"),
-        (lambda _: b"\x91" * 2000 + b"\xc0", "not msgpack"),
-        (lambda _: b"\xdf\xff\xff\xff\xff", "not msgpack"),
-        (edit("meta", "zebra", value=1), "a field that format 1.0 lacks"),
-        (edit("meta", "q_len", value=True), "missing or of a wrong type"),
-        (edit("meta", "q_len", value=2**31), "a number out of range"),
-        (edit("meta", "blocks", value=[[8, 4]] * 2), "expected three pairs"),
-        (edit("meta", "blocks", value=[[8, 4], [8, 4], [8, 0]]), "a number out of range"),
+        (lambda d: msgpack.packb(d) + b"\0", "the header: .* trailing characters"),
+        (lambda d: {**d, b"more": 1}, "the header: Expected `str`, got `bytes`"),
+        (lambda d: {**d, "more": 1}, "not in canonical form"),
+        (lambda d: msgpack.packb({"meta": d["meta"]}), "the header: .* required field `sections`"),
+        (lambda d: d | {"meta": {**d["meta"], b"key": 1}}, r"`str`, got `bytes` .* in `\$.meta`"),
+        (lambda d: d | {"sections": {}}, "`array`, got `object` - at `\\$.sections`"),
+        (lambda _: msgpack.packb([1, 2]), "the header: Expected `object`, got `array`"),
+        (lambda _: b"\x91" * 2000 + b"\xc0", "the header: Expected `object`, got `array`"),
+        (lambda _: b"\x81\xa1x" + b"\x91" * 2000 + b"\xc0", "the header: .* recursion depth"),
+        (lambda d: msgpack.packb(d).replace(b"fwd.full", b"\xff" * 8), "the header: 'utf-8' codec"),
+        (lambda _: b"\xdf\xff\xff\xff\xff", "the header: Input data was truncated"),
+        (edit("meta", "zebra", value=1), "not in canonical form"),
+        (edit("meta", "q_len", value=True), "`int`, got `bool` - at `\\$.meta.q_len`"),
+        (edit("meta", "q_len", value=2**31), "`int` <= 2147483647 - at `\\$.meta.q_len`"),
+        (edit("meta", "blocks", value=[[8, 4]] * 2), "of length 3, got 2 - at `\\$.meta.blocks`"),
+        (edit("meta", "blocks", value=[[8, 4], [8, 4], [8, 0]]), "`int` >= 1 - at"),
         (edit("meta", "key", value="0" * 32), "not the key of meta.canonical"),
         (edit("meta", "digest", value="0" * 32), "meta.digest is 0+, the content's"),
         (edit("meta", "row_intervals", value=[1]), "meta.row_intervals: expected two numbers or"),
-        (edit("meta", "row_intervals", value=[1, -1]), "row_intervals: a number out of range"),
-        (edit("meta", "row_intervals", value=[1, True]), "row_intervals: a number out of range"),
+        (edit("meta", "row_intervals", value=[1, -1]), r"`int` >= 0 - at `\$.meta.row_"),
+        (edit("meta", "row_intervals", value=[1, True]), "`int`, got `bool` - at"),
         (edit("meta", "row_intervals", value=[1, 3]), "row_bounds.kv: a section that this plan"),
         (edit("meta", "row_intervals", value=[0, 1]), "meta.digest is"),
         (edit("sections", 0, 1, value="f4"), "dtype 'f4' or codec 0, which this maskc lacks"),
-        (edit("sections", 0, 2, value=[-1]), r"\[-1\] is not a shape"),
-        (edit("sections", 0, 2, value=[1, 1, 1, 1]), "is not a shape"),
+        (edit("sections", 0, 2, value=[-1]), r"`int` >= 0 - at `\$.sections\[0\]\[2\]"),
+        (edit("sections", 0, 2, value=[1, 1, 1, 1]), "`array` of length <= 3 - at"),
         (edit("sections", 0, 2, value=[1]), r"dkv.full_idx \(.*\): expected 1 bytes, got \d"),
         (edit("sections", 0, 2, value=[0, 2**63, 2**63]), "no shape of an empty array"),
         (edit("sections", 0, 4, value=0), "does not lie where sections must"),
         (edit("sections", 0, 5, value=2**40), "does not lie where sections must"),
         (edit("sections", 0, 6, value=bytes(16)), "the checksum does not hold"),
-        (edit("sections", 0, value=["a", "i1"]), "a row of wrong types"),
+        (edit("sections", 0, value=["a", "i1"]), "`array` of length 7, got 2 - at"),
         (edit("sections", 0, 0, value="dlv.full_idx"), "sections are not in name order"),
         (edit("sections", 0, 0, value="aaaaaaaaaaaa"), "dkv.full_idx: the section is missing"),
         (lambda d: d | {"sections": d["sections"][:-1]}, r"expected \d+ sections, got \d+"),

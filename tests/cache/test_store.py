@@ -218,6 +218,28 @@ def test_processes_that_race_get_the_right_plan_or_a_miss(tmp_path):
     assert len(list(Store(tmp_path).list())) == 8
 
 
+def test_what_cannot_be_set_aside_is_told_and_healed_later(tmp_path, small_plan):
+    store = Store(tmp_path)
+    path = store.put(small_plan)
+    path.write_bytes(b"damaged")
+    quarantine = tmp_path / "v1/quarantine"
+    quarantine.touch()  # so that there can be no folder
+    assert store.get(small_plan.key) is None
+    with pytest.raises(StoreError, match="File exists"):
+        store.put(small_plan)
+    assert path.read_bytes() == b"damaged"
+    quarantine.unlink()
+    store.put(small_plan)
+    assert store.get(small_plan.key) == small_plan
+    path.write_bytes(b"damaged")
+    quarantine.rename(tmp_path / "elsewhere")
+    quarantine.touch()
+    assert store.get(small_plan.key) is None
+    path.unlink()  # others may be able to
+    store.put(small_plan)
+    assert store.get(small_plan.key) == small_plan
+
+
 def test_the_root_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
     assert default_root() == Store().root == tmp_path

@@ -150,7 +150,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(maskc, folder):
     assert read_plan(folder / "out/local.plan").heads == 2
 
 
-HEAVY = {"jax", "numba", "hypothesis", "torch", "yaml", "msgspec", "tabulate", "obstore", "json"}
+HEAVY = {"jax", "numba", "hypothesis", "torch", "yaml", "tabulate", "obstore", "json"}
 OF_A_MISS = {"maskc.spec", "maskc.expr", "maskc.canonical", "maskc.lower", "maskc.compile"} | {
     f"maskc_cache.{name}" for name in ("evict", "publish", "diagnose")
 }

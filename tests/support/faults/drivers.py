@@ -207,11 +207,12 @@ def bombs(extra_mb: int) -> Counts:
     return {"bombs": len(named), "slowest_ms": int(1000 * slowest), "grown_kib": grown}
 
 
-def full_disk(kind: str) -> Counts:
-    """Put until nothing more goes in; on a tmpfs if we may mount one, else with a file limit.
+def full_disk(puts: int, kind: str) -> Counts:
+    """Put more than fits on a tmpfs, or files larger than a limit allows.
 
     Needs to be run under `unshare --mount`, except for "EFBIG".
     """
+    plans = many(puts)
     with _folder() as root:
         if kind != "EFBIG":
             options = "size=4m" if kind == "ENOSPC" else "size=64m,nr_inodes=60"
@@ -219,10 +220,10 @@ def full_disk(kind: str) -> Counts:
         else:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         store = Store(root, max_bytes=1 << 30)
-        if kind == "ENOSPC":  # others take most of it
-            (root / "ballast").write_bytes(bytes(3 << 20))
+        if kind == "ENOSPC":  # others leave room for 4 of 5
+            (root / "ballast").write_bytes(bytes((4 << 20) - puts * 4 // 5 * 4096))
         counts: Counter[str] = Counter(put=0, refused=0, bad=0, litter=0)
-        for plan in many(300):
+        for plan in plans:
             try:
                 store.put(plan)
                 counts["put"] += 1
@@ -238,12 +239,12 @@ def full_disk(kind: str) -> Counts:
             with contextlib.suppress(OSError):
                 (root / "more").write_bytes(bytes(4 << 20))
             try:
-                store.put(many(300)[0])
+                store.put(plans[0])
             except StoreError as error:
                 counts["said_no"] = "No space left" in str(error)
             (root / "more").unlink()
-            store.put(many(300)[0])
-            counts["healed"] = store.get(many(300)[0].key) is not None
+            store.put(plans[0])
+            counts["healed"] = store.get(plans[0].key) is not None
         if kind != "EFBIG":
             _unmount(str(root))
         return counts

@@ -17,7 +17,7 @@ from faults.plans import even, large_image, tiny
 from maskc_cache import Plan, PlanError, decode, encode
 from maskc_cache.format import MAGIC, MAJOR, MINOR
 
-__all__ = ["bombs", "every_damage", "fuzz", "header_of", "random_flips", "sealed"]
+__all__ = ["bombs", "every_damage", "fuzz", "header_of", "laid_out", "random_flips", "sealed"]
 
 _PREAMBLE = ("magic", "major", "minor", "header_len", "file_len", "sections", "flags")
 
@@ -210,10 +210,10 @@ def _frames_forged(chance: random.Random, image: bytes) -> bytes:
             contents[at] = chance.randbytes(len(raw))
         case 4:
             row[2] = [len(raw), *row[2][1:]] if chance.random() < 0.5 else row[2][::-1]
-    return _laid_out(document, contents)
+    return laid_out(document, contents)
 
 
-def _laid_out(document: dict, contents: list[bytes]) -> bytes:
+def laid_out(document: dict, contents: list[bytes], minor: int = MINOR) -> bytes:
     """A file of the sections given, with every offset, length and checksum right."""
     rows = document["sections"]
     header = b""
@@ -224,7 +224,7 @@ def _laid_out(document: dict, contents: list[bytes]) -> bytes:
             row[5], row[6] = len(content), xxhash.xxh3_128_digest(content)
             end = row[4] + len(content)
         header = msgpack.packb(document)
-    body = bytearray(struct.pack("<8sHH", MAGIC, MAJOR, MINOR).ljust(64, b"\0")) + header
+    body = bytearray(struct.pack("<8sHH", MAGIC, MAJOR, minor).ljust(64, b"\0")) + header
     for content in contents:
         body += bytes(-len(body) % 64) + content
     return sealed(bytes(body), header_len=len(header), file_len=len(body), sections=len(rows))
@@ -298,11 +298,12 @@ def bombs() -> dict[str, bytes]:
         at = next(i for i, row in enumerate(rows) if row[0] == "fwd.full_idx")
         rows[at][1:4] = ["i1", shape, codec]
         contents[at] = content
-        return _laid_out(document, contents)
+        return laid_out(document, contents)
 
     gigabyte = zstandard.ZstdCompressor().compress(bytes(1 << 30))
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1 << 26))
     one_run = zstandard.ZstdCompressor().compress(struct.pack("<2i", 0, 2**31 - 1))
+    until_sections = msgpack.packb({"meta": header_of(image)["meta"], "sections": []})[:-1]
     huge = gigabyte[:4] + b"\xe0" + struct.pack("<Q", 1 << 62) + gigabyte[13:]
     return {
         "zstd: 1 GiB where 9 bytes belong": with_section([9], gigabyte),
@@ -325,6 +326,14 @@ def bombs() -> dict[str, bytes]:
         ),
         "msgpack: 200 kB of empty lists, 200 by 200": with_header(
             b"\xdc\0\xc8" + (b"\xdc\0\xc8" + b"\xdc\0\xc8" + b"\x90" * 1000) * 200
+        ),
+        "msgpack: 4 G sections": with_header(until_sections + b"\xdd\xff\xff\xff\xff"),
+        "msgpack: 4 G dimensions": with_header(
+            until_sections + b"\x91\x97\xa1n\xa2i1\xdd\xff\xff\xff\xff"
+        ),
+        "msgpack: 4 GiB name": with_header(until_sections + b"\x91\x97\xdb\xff\xff\xff\xff"),
+        "msgpack: a field of a later version nested 100,000 deep": sealed(
+            image, header=b"\x83" + until_sections[1:] + b"\x90\xa1x" + b"\x91" * 100_000, minor=7
         ),
         "header length lies": sealed(image, header_len=(1 << 32) - 1),
         "file length lies": sealed(image, file_len=(1 << 64) - 1),
