@@ -137,7 +137,9 @@ def cases() -> Iterator[tuple[dict[str, Any], Any]]:
     import tpu_kernels as kernels
 
     makers: list[tuple[str, Any, list[dict[str, bool]]]] = [
-        ("ours", kernels.ours, [{"backward": False}, {"backward": True}]),
+        ("ours", kernels.ours,
+         [{"backward": False}, {"backward": False, "bounded": True}, {"backward": True},
+          {"backward": True, "bounded": True}]),
         ("JAX splash", kernels.jax_splash,
          [{"backward": False}, {"backward": False, "stored": True}, {"backward": True},
           {"backward": True, "fused": True}]),

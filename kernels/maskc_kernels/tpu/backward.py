@@ -100,9 +100,8 @@ class _Dq(NamedTuple):
             dscores *= weights if slope is None else weights * slope
             self.dq[rows] += dot(dscores.astype(k.dtype), k[columns], NN)
 
-        order = self.config.order
-        tiles = self.config.tiles(q.shape[0], k.shape[0], order.dq)
-        staggered(tiles, order.ahead, products, use)
+        cut = self.config.order.dq
+        staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradient of q as it was before it was scaled."""
@@ -158,9 +157,8 @@ class _Dkv(NamedTuple):
             dscores *= weights if slope is None else weights * slope
             self.dk[keys] += dot(dscores.astype(q.dtype), q[queries], NN)
 
-        order = self.config.order
-        tiles = self.config.tiles(k.shape[0], q.shape[0], order.dkv)
-        staggered(tiles, order.ahead, products, use)
+        cut = self.config.order.dkv
+        staggered(cut.tiles(k.shape[0], q.shape[0]), cut.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""

@@ -107,6 +107,7 @@ class Pass:
         results: what a row gives.
         scratch: VMEM of the body.
         body: (lane, extra scalars, row buffers, column buffers, scratch) -> body.
+        linear: have the compiler's linear scheduler order it.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Pass:
     results: Sequence[Tiles]
     scratch: Sequence[Any]
     body: Callable[[jax.Array, list[Ref], list[Ref], list[Ref], list[Ref]], Body]
+    linear: bool = False
 
     def with_bounds(self, bounds: Bounds) -> Pass:
         """With the bounds of the rows as an operand behind the others."""
@@ -456,7 +458,7 @@ def run_pass(
             ],
         ),
         out_shape=[array_form(tiles.form.shape, tiles.form.dtype) for tiles in job.results],
-        compiler_params=config.compiler_params,
+        compiler_params=config.compiler_params(linear=job.linear),
         interpret=config.interpret,
         name=job.name,
     )(*prefetched, work.entries, *words, *row_side, *col_side)
