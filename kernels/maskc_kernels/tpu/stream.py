@@ -12,13 +12,30 @@ from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.worklist import Entry, EntryForm
 
-__all__ = ["Buffers", "Stream"]
+__all__ = ["Buffers", "Stream", "loop"]
 
 Carry = TypeVar("Carry")
 Ref = Any
 """A Pallas reference; its type is not public."""
 
 _SLOTS = 4
+
+
+def loop(
+    begin: jax.Array, end: jax.Array, step: Callable[[jax.Array, Carry], Carry], carry: Carry
+) -> Carry:
+    """`step(number, carry)` for every number of `[begin, end)`.
+
+    A while loop, because Pallas writes the body of a `fori_loop` into the program twice (up to
+    JAX 0.10; once more for steps that do not fill an unrolled one), and that once per nesting.
+    It takes a while loop for a `fori_loop` if its condition is `<`.
+    """
+    _, after = jax.lax.while_loop(
+        lambda state: end > state[0],
+        lambda state: (state[0] + 1, step(*state)),
+        (begin, carry),
+    )
+    return after
 
 
 class Stream(NamedTuple):
@@ -79,12 +96,11 @@ class Stream(NamedTuple):
             self._copy(number + 2).start()
             self._copy(number + 1).wait()
             here = jnp.maximum(begin, number * chunk), jnp.minimum(end, (number + 1) * chunk)
-            turned: Carry = jax.lax.fori_loop(*here, step, carry)
-            return turned
+            return loop(*here, step, carry)
 
-        end_carry: Carry = jax.lax.fori_loop(first, last + 1, turn, start())
+        after = loop(first, last + 1, turn, start())
         self._copy(last + 2).wait()
-        return end_carry
+        return after
 
     def _copy(self, chunk: jax.Array) -> Any:
         slot, size = jax.lax.rem(chunk, jnp.int32(_SLOTS)), self.form.chunk * self.form.words

@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from maskc_kernels.tpu.bounds import ENDS, Bounds
 from maskc_kernels.tpu.config import LANES
 from maskc_kernels.tpu.softmax import Mask, upright
-from maskc_kernels.tpu.stream import Buffers, Ref, Stream
+from maskc_kernels.tpu.stream import Buffers, Ref, Stream, loop
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
@@ -213,13 +213,12 @@ class _Walk(NamedTuple):
             members = self.job.members
             if members == 1:
                 return self.step(number, jnp.int32(0), end, state)
-            after: _State = jax.lax.fori_loop(
+            return loop(
                 jnp.int32(0),
                 jnp.int32(members),
                 lambda member, state: self.step(number, member, end, state),
                 state,
             )
-            return after
 
         self.stream.walk(begin, end, start, step)
         for row in range(max(0, self.job.rows - 2), self.job.rows):
