@@ -17,6 +17,7 @@ from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, sta
 from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
 
 if TYPE_CHECKING:
+    from maskc_kernels.tpu.bounds import Partial
     from maskc_kernels.tpu.config import KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
@@ -99,9 +100,8 @@ class _Dq(NamedTuple):
             dscores *= weights if slope is None else weights * slope
             self.dq[rows] += dot(dscores.astype(k.dtype), k[columns], NN)
 
-        order = self.config.order
-        tiles = self.config.tiles(q.shape[0], k.shape[0], order.dq)
-        staggered(tiles, order.ahead, products, use)
+        cut = self.config.order.dq
+        staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradient of q as it was before it was scaled."""
@@ -157,9 +157,8 @@ class _Dkv(NamedTuple):
             dscores *= weights if slope is None else weights * slope
             self.dk[keys] += dot(dscores.astype(q.dtype), q[queries], NN)
 
-        order = self.config.order
-        tiles = self.config.tiles(k.shape[0], q.shape[0], order.dkv)
-        staggered(tiles, order.ahead, products, use)
+        cut = self.config.order.dkv
+        staggered(cut.tiles(k.shape[0], q.shape[0]), cut.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
@@ -171,7 +170,7 @@ def backward_dq(
     sm_scale: jax.Array,
     head_mask: jax.Array,
     work: WorkList,
-    words: jax.Array,
+    partial: Partial,
     *,
     sizes: Sizes,
     config: KernelConfig,
@@ -185,7 +184,7 @@ def backward_dq(
         sm_scale: float32 [1], the factor on the scores.
         head_mask: int32 [heads], which mask each head uses.
         work: entries of the masks; a row is a block of queries.
-        words: int32 [unique, word rows, block_kv], the partial blocks.
+        partial: int32 [unique, word rows, block_kv], the partial blocks; or bounds of queries.
         sizes: the sizes.
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
@@ -216,7 +215,7 @@ def backward_dq(
         body=body,
     )
     (dq,) = run_pass(
-        job, work, words, head_mask, [q, dout, rows], [k, v],
+        job, work, partial, head_mask, [q, dout, rows], [k, v],
         config=config, scalars=[sm_scale], segments=segments,
     )  # fmt: skip
     return dq
@@ -226,7 +225,7 @@ def backward_dkv(
     operands: Operands,
     head_mask: jax.Array,
     work: WorkList,
-    words: jax.Array,
+    partial: Partial,
     *,
     sizes: Sizes,
     config: KernelConfig,
@@ -243,7 +242,8 @@ def backward_dkv(
         operands: whole blocks of the pass.
         head_mask: int32 [heads], which mask each head uses.
         work: entries of the masks; a row is a block of keys.
-        words: int32 [unique, word rows, block_q], the partial blocks, transposed.
+        partial: int32 [unique, word rows, block_q], the partial blocks, transposed; or bounds of
+            keys.
         sizes: the sizes.
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
@@ -292,7 +292,7 @@ def backward_dkv(
         body=body,
     )  # fmt: skip
     dk, dv = run_pass(
-        job, work, words, head_mask, [k, v], [q, dout, rows],
+        job, work, partial, head_mask, [k, v], [q, dout, rows],
         config=config, segments=None if segments is None else segments.transposed,
     )  # fmt: skip
     if together:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from maskc_kernels.tpu.config import LANES
 from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, staggered
 from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
 
 if TYPE_CHECKING:
+    from maskc_kernels.tpu.bounds import Partial
     from maskc_kernels.tpu.config import KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
@@ -31,6 +33,7 @@ class _Forward(NamedTuple):
         k: [2, block_kv, head_dim].
         v: [2, block_kv, v_head_dim].
         softmax: the row's softmax.
+        spare: have the matrix unit sum the weights.
     """
 
     config: KernelConfig
@@ -41,6 +44,7 @@ class _Forward(NamedTuple):
     k: Ref
     v: Ref
     softmax: Softmax
+    spare: bool
 
     def begin(self, row_slot: jax.Array) -> None:
         """Nothing seen yet."""
@@ -56,11 +60,11 @@ class _Forward(NamedTuple):
 
         def use(tile: Tile, products: jax.Array) -> None:
             scores, _ = capped(products, self.soft_cap)
-            self.softmax.absorb(tile.rows, mask.apply(scores, tile), v[tile.columns])
+            scores = mask.apply(scores, tile)
+            self.softmax.absorb(tile.rows, scores, v[tile.columns], self.spare)
 
-        order = self.config.order
-        tiles = self.config.tiles(q.shape[0], k.shape[0], order.forward)
-        staggered(tiles, order.ahead, scores, use)
+        cut = self.config.order.forward
+        staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, scores, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""
@@ -74,7 +78,7 @@ def forward(
     v: jax.Array,
     head_mask: jax.Array,
     work: WorkList,
-    words: jax.Array,
+    partial: Partial,
     *,
     sizes: Sizes,
     config: KernelConfig,
@@ -92,7 +96,7 @@ def forward(
         v: [batch * kv_heads, kv_blocks * block_kv, v_head_dim].
         head_mask: int32 [heads], which mask each head uses.
         work: entries of the masks; a row is a block of queries.
-        words: int32 [unique, word rows, block_kv], the partial blocks.
+        partial: int32 [unique, word rows, block_kv], the partial blocks; or bounds of queries.
         sizes: the sizes.
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
@@ -105,6 +109,11 @@ def forward(
         `residuals` also the natural log-sum-exp, float32 [batch * heads, 1, q_blocks * block_q].
     """
     heads, v_head_dim = sizes.heads, v.shape[-1]
+
+    cut = config.order.forward
+    # Summed there, weights are rounded to the dtype of values, which the log-sum-exp of float32
+    # inputs must not see.
+    spare = v.dtype == jnp.bfloat16 and v_head_dim + -v_head_dim % LANES + LANES <= cut.free
 
     def head(lane: jax.Array) -> jax.Array:
         return jax.lax.rem(lane, jnp.int32(heads))
@@ -121,6 +130,7 @@ def forward(
             k=cols[0],
             v=cols[1],
             softmax=Softmax(*scratch),
+            spare=spare,
         )
 
     out = array_form((*q.shape[:2], v_head_dim), q.dtype)
@@ -139,11 +149,12 @@ def forward(
         results=results,
         scratch=Softmax.scratch(sizes.block_q, v_head_dim),
         body=body,
+        linear=len(cut.tiles(sizes.block_q, sizes.block_kv)) <= cut.linear,
     )
     scalars = [] if sinks is None else [sinks]
     return tuple(
         run_pass(
-            job, work, words, head_mask, [q], [k, v],
+            job, work, partial, head_mask, [q], [k, v],
             config=config, scalars=scalars, segments=segments,
         )
     )  # fmt: skip

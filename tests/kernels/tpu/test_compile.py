@@ -30,10 +30,12 @@ CASES = [
     Case("head_dim 64, float32", 1000, 128, 256, head_dim=64, v_head_dim=64, dtype="float32"),
     Case("head_dim 80, cap, sinks", 2048, soft_cap=30.0, sinks=True, head_dim=80, v_head_dim=80),
     Case("head_dim 96, segments", 2048, batch=2, segments=True, head_dim=96, v_head_dim=96),
-    Case("head_dim 192, values 128, masks per head", 2048, masks=2, head_dim=192),
+    Case("head_dim 192, values 128, masks per head, bounds", 2048, masks=2, head_dim=192,
+         row_bounds=True),
     Case("head_dim 256, wide blocks", 4096, 512, 1024, head_dim=256, v_head_dim=256),
-]
-USUAL = {"v6e:2x2": (0, 3, 5, 6), "v5e:2x2": (0, 7)}  # which cases; all of them are long
+    Case("bounds, segments", 2048, batch=2, segments=True, row_bounds=True),
+]  # fmt: skip
+USUAL = {"v6e:2x2": (0, 3, 5, 6), "v5e:2x2": (0, 7, 8)}  # which cases; all of them are long
 TOPOLOGIES = ["v5e:2x2", "v6e:2x2", "v5p:2x2x1", "tpu7x:2x2x1"]
 VMEM = 16 * MIB  # what v5e gives a kernel by default, the least of the four
 SMEM = MIB // 16  # whatever the length; all of it is 1 MiB
