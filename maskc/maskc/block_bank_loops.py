@@ -133,10 +133,10 @@ def _describe(size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints, word: I
 @loop
 def _same(a: Ints, b: Ints, length: int) -> bool:
     """Whether two descriptions of one length are equal."""
-    for i in range(length):
-        if a[i] != b[i]:
-            return False
-    return True
+    i = 0
+    while i < length and a[i] == b[i]:
+        i += 1
+    return i == length
 
 
 @loop
@@ -159,9 +159,9 @@ def _intern(word: Ints, length: int, table: Ints, pool: Ints, pool_ptr: Ints, co
     while table[slot] >= 0:
         number = table[slot]
         first = pool_ptr[number]
-        if pool_ptr[number + 1] - first == length:
-            if _same(pool[first : first + length], word, length):
-                return int(number)
+        known = pool[first : pool_ptr[number + 1]]
+        if len(known) == length and _same(known, word, length):
+            return int(number)
         slot = (slot + 1) & (len(table) - 1)
     number = int(count[0])
     table[slot] = number

@@ -296,6 +296,7 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
         place, split = _tiled(row, spans, strip[~whole], parts, strips, kv)
         places, pieces = np.concatenate([place, places]), np.concatenate([split, pieces])
         del place, split  # large, as what follows is
+    if len(parts) or len(joined) > 1:
         order = np.argsort(places * (outer.kv_len * kv) + pieces[:, 0], kind="stable")  # two runs
         pieces = pieces[order]
     counts = np.bincount(places, minlength=outer.q_len * strips)
