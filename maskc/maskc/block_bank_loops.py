@@ -14,12 +14,15 @@ import numpy.typing as npt
 from maskc.jit import loop
 from maskc.strip_loops import flush, push
 
-__all__ = ["NO_BANK", "cut", "paint", "rehash"]
+__all__ = ["NO_BANK", "RECENT", "cut", "paint", "rehash"]
 
 Ints = npt.NDArray[Any]
 
 NO_BANK = -1
 """What `cut` returns where a name has no room."""
+
+RECENT = 4
+"""Blocks that `cut` remembers by their pieces: masks that repeat have few kinds at a time."""
 
 
 @loop
@@ -39,7 +42,7 @@ def _before(ptr: Ints, ends: Ints, strip: int, down: int, left: int) -> int:
 
 
 @loop
-def _crop(
+def _pieces(
     rows: Ints,
     ptr: Ints,
     ends: Ints,
@@ -48,24 +51,22 @@ def _crop(
     bottom: int,
     left: int,
     right: int,
-    height: int,
-    scratch: Any,
-) -> None:
-    """The normal form of one block, relative to its corner, into `scratch`.
+    out: Ints,
+) -> int:
+    """A block as it is written in the strips: of each piece (row, n, n intervals) into `out`.
 
-    Rows from `bottom` to the block's `height` lie beyond the mask and are empty. `scratch` is
-    (cur, state, run, size, out_rows, out_ptr, out_ends); `strip` holds row `top`.
+    Rows and intervals are relative to the block's corner; `strip` holds row `top`.
+
+    Returns:
+        How many numbers were written.
     """
-    cur, state, run, size, out_rows, out_ptr, out_ends = scratch
-    state[1] = 0
-    size[0] = 0
-    size[1] = 0
-    row, s = top, strip
+    row, s, at = top, strip, 0
     while row < bottom:
         while rows[s + 1] <= row:
             s += 1
         stop = min(rows[s + 1], bottom)
-        n, down = 0, row - rows[s]
+        down, head = row - rows[s], at
+        at += 2
         for i in range(_before(ptr, ends, s, down, left), ptr[s + 1]):
             lo_slope, hi_slope = ends[i, 2], ends[i, 3]
             lo, hi = ends[i, 0] + down * lo_slope, ends[i, 1] + down * hi_slope
@@ -79,15 +80,37 @@ def _crop(
                 stop = min(stop, row + (left if lo < left else right) - lo)
             if hi_slope == 1 and hi < right:
                 stop = min(stop, row + right - hi)
-            cur[n, 0] = max(lo, left) - left
-            cur[n, 1] = min(hi, right) - left
-            cur[n, 2] = lo_slope if lo >= left else 0
-            cur[n, 3] = hi_slope if hi < right else 0
-            n += 1
-        push(row - top, stop - top, cur, n, state, run, size, out_rows, out_ptr, out_ends)
+            out[at] = max(lo, left) - left
+            out[at + 1] = min(hi, right) - left
+            out[at + 2] = lo_slope if lo >= left else 0
+            out[at + 3] = hi_slope if hi < right else 0
+            at += 4
+        out[head] = row - top
+        out[head + 1] = (at - head - 2) // 4
         row = stop
-    if bottom - top < height:
-        push(bottom - top, height, cur, 0, state, run, size, out_rows, out_ptr, out_ends)
+    return at
+
+
+@loop
+def _normalise(pieces: Ints, length: int, height: int, scratch: Any) -> None:
+    """The normal form of a block of `height` rows from its pieces, into `scratch`.
+
+    `scratch` is (cur, state, run, size, out_rows, out_ptr, out_ends).
+    """
+    cur, state, run, size, out_rows, out_ptr, out_ends = scratch
+    state[1] = 0
+    size[0] = 0
+    size[1] = 0
+    at = 0
+    while at < length:
+        n = pieces[at + 1]
+        for i in range(n):
+            for k in range(4):
+                cur[i, k] = pieces[at + 2 + 4 * i + k]
+        following = at + 2 + 4 * n
+        stop = pieces[following] if following < length else height
+        push(pieces[at], stop, cur, n, state, run, size, out_rows, out_ptr, out_ends)
+        at = following
     flush(state, run, size, out_rows, out_ptr, out_ends)
 
 
@@ -105,6 +128,15 @@ def _describe(size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints, word: I
                 word[at] = out_ends[i, k]
                 at += 1
     return at
+
+
+@loop
+def _same(a: Ints, b: Ints, length: int) -> bool:
+    """Whether two descriptions of one length are equal."""
+    i = 0
+    while i < length and a[i] == b[i]:
+        i += 1
+    return i == length
 
 
 @loop
@@ -127,14 +159,9 @@ def _intern(word: Ints, length: int, table: Ints, pool: Ints, pool_ptr: Ints, co
     while table[slot] >= 0:
         number = table[slot]
         first = pool_ptr[number]
-        if pool_ptr[number + 1] - first == length:
-            same = True
-            for i in range(length):
-                if pool[first + i] != word[i]:
-                    same = False
-                    break
-            if same:
-                return int(number)
+        known = pool[first : pool_ptr[number + 1]]
+        if len(known) == length and _same(known, word, length):
+            return int(number)
         slot = (slot + 1) & (len(table) - 1)
     number = int(count[0])
     table[slot] = number
@@ -172,56 +199,116 @@ def cut(
 ) -> int:
     """The number of one partial block, by the normal form of its content; negative if no room.
 
-    `interned` is (table, pool, pool_ptr, count), `scratch` that of `_crop` and room for a word.
+    Blocks that were met lately are known by their pieces, before these are brought to that form.
+
+    Args:
+        rows: first row of each strip, and the end.
+        ptr: where each strip's intervals begin.
+        ends: the intervals.
+        strip: the strip of row `top`.
+        top: the block's first row.
+        bottom: one past its last row inside the mask.
+        column: the block's column.
+        sizes: (block_q, block_kv).
+        interned: (table, pool, pool_ptr, count), as for `_intern`.
+        scratch: that of `_normalise`; room for a description; and what was met lately: the length
+            and the number of `RECENT` blocks and one to compare, and their pieces.
     """
     table, pool, pool_ptr, count = interned
-    crop, word = scratch
+    forms, word, (known, pieces) = scratch
     block_q, block_kv = sizes
-    left = column * block_kv
-    _crop(rows, ptr, ends, strip, top, bottom, left, left + block_kv, block_q, crop)
-    length = _describe(crop[3], crop[4], crop[5], crop[6], word)
+    left, here = column * block_kv, pieces[RECENT]
+    length = _pieces(rows, ptr, ends, strip, top, bottom, left, left + block_kv, here)
+    if bottom - top < block_q:
+        here[length] = bottom - top
+        here[length + 1] = 0
+        length += 2
+    for k in range(RECENT):
+        if known[k, 0] == length and _same(pieces[k], here, length):
+            return int(known[k, 1])
+    _normalise(here, length, block_q, forms)
+    described = _describe(forms[3], forms[4], forms[5], forms[6], word)
     n = count[0]
-    if pool_ptr[n] + length > len(pool) or n + 2 > len(pool_ptr) or 2 * n + 2 > len(table):
+    if pool_ptr[n] + described > len(pool) or n + 2 > len(pool_ptr) or 2 * n + 2 > len(table):
         return NO_BANK
-    return _intern(word, length, table, pool, pool_ptr, count)
+    number = _intern(word, described, table, pool, pool_ptr, count)
+    oldest = known[RECENT, 0]
+    known[RECENT, 0] = (oldest + 1) % RECENT
+    known[oldest, 0] = length
+    known[oldest, 1] = number
+    pieces[oldest, :length] = here[:length]
+    return number
 
 
 @loop
-def _ones(count: Any) -> Any:
-    """A word whose lowest `count` bits are set; none below 0, all beyond 64."""
-    if count <= 0:
-        return np.uint64(0)
-    if count >= 64:
-        return ~np.uint64(0)
-    return (np.uint64(1) << np.uint64(count)) - np.uint64(1)
+def _repeat(words: int, out: Ints) -> None:
+    """Copy the first row of words to all rows of `out`, which is flat."""
+    done = words
+    while done < len(out):
+        some = min(done, len(out) - done)
+        np.positive(out[:some], out[done : done + some])
+        done += some
+
+
+@loop
+def _rule(lines: Ints, words: int, x: int, moves: int, out: Ints) -> None:
+    """Fill rows with what is before an end at x; one that moves goes through the lines in turn.
+
+    `lines` and `out` are flat.
+    """
+    if moves:
+        np.positive(lines[x * words : x * words + len(out)], out)
+    else:
+        np.positive(lines[x * words : (x + 1) * words], out[:words])
+        _repeat(words, out)
 
 
 @loop
 def paint(
-    pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, out: npt.NDArray[np.uint64]
+    pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, lines: Ints, out: Ints
 ) -> None:
-    """Descriptions `first` to `last` -> bits [count, block_q, words], least significant first.
+    """Descriptions `first` to `last` -> bits, least significant first.
 
-    Word by word rather than from end to end: numba makes vector instructions of it.
+    A row is the exclusive or of a line for each end of its intervals, and rows are as long as they
+    lie in memory: few and long vector operations.
+
+    Args:
+        pool: the descriptions.
+        pool_ptr: where each begins.
+        first: the first to paint.
+        last: one past the last.
+        block_q: rows of a block.
+        lines: uint64 [block_kv + 1, words]; the first x bits of line x are set.
+        out: uint64 [count, block_q, words].
     """
     words = out.shape[2]
+    ruled, flat, spare = (
+        lines.reshape(-1),
+        out.reshape(-1),
+        np.empty((2, block_q * words), np.uint64),
+    )
     for number in range(first, last):
         at, end = pool_ptr[number], pool_ptr[number + 1]
         while at < end:
             top, n = pool[at], pool[at + 1]
             following = at + 2 + 4 * n
             bottom = pool[following] if following < end else block_q
+            base = number * block_q
+            rows = flat[(base + top) * words : (base + bottom) * words]
+            next_one, before = spare[0, : len(rows)], spare[1, : len(rows)]
             if n == 0:
-                out[number, top:bottom] = 0
-            for i in range(n):
-                base = at + 2 + 4 * i
-                for row in range(top, bottom):
-                    lo = pool[base] + (row - top) * pool[base + 2]
-                    hi = pool[base + 1] + (row - top) * pool[base + 3]
-                    for w in range(words):
-                        bits = _ones(hi - 64 * w) & ~_ones(lo - 64 * w)
-                        if i == 0:
-                            out[number, row, w] = bits
-                        else:
-                            out[number, row, w] |= bits
+                _rule(ruled, words, 0, 0, rows)
+            for i in range(at + 2, following, 4):
+                lo, hi, lo_moves, hi_moves = pool[i], pool[i + 1], pool[i + 2], pool[i + 3]
+                part = rows if i == at + 2 else next_one
+                if lo_moves == 0 and hi_moves == 0:
+                    np.bitwise_xor(lines[hi], lines[lo], part[:words])
+                    _repeat(words, part)
+                else:
+                    _rule(ruled, words, hi, hi_moves, part)
+                    if lo or lo_moves:
+                        _rule(ruled, words, lo, lo_moves, before)
+                        np.bitwise_xor(part, before, part)
+                if i > at + 2:
+                    np.bitwise_xor(rows, next_one, rows)
             at = following

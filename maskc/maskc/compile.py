@@ -18,7 +18,7 @@ from maskc.request import CompileRequest
 from maskc.row_bounds import row_bounds
 from maskc.version import __version__
 from maskc_cache.errors import StoreError
-from maskc_cache.plan import Plan, SplashTables
+from maskc_cache.plan import BlockLists, Plan, SplashTables
 
 if TYPE_CHECKING:
     from maskc_cache.tiers import Tier
@@ -53,28 +53,22 @@ def compile_request(
         progress: called with (rows of blocks done, rows of blocks in all) as the work advances.
     """
     masks, head_mask = request.unique_masks
-    grids = list(dict.fromkeys((request.fwd_grid, request.dq_grid, request.dkv_grid)))
+    fwd_grid, dq_grid, dkv_grid = request.fwd_grid, request.dq_grid, request.dkv_grid
+    grids = list(dict.fromkeys((fwd_grid, dq_grid, dkv_grid)))
     total = len(masks) * sum(grid.nq for grid in grids)
     found: dict[BlockGrid, MaskBlocks] = {}
     before = 0
     for grid in grids:
         found[grid] = lower(masks, grid, functools.partial(_advance, progress, before, total))
         before += len(masks) * grid.nq
-    lists = {
-        grid: lists_of(blocks, grid.nk, grid.block_q, grid.block_kv)
-        for grid, blocks in found.items()
-    }
-    columns = {
-        grid: turned(found[grid], len(masks), grid.nk)
-        for grid in {request.dkv_grid, request.fwd_grid}
-    }
-    grid = request.dkv_grid
-    dkv = lists_of(columns[grid], grid.nq, grid.block_q, grid.block_kv)
+    fwd = _lists(found[fwd_grid], fwd_grid)
+    columns = turned(found[dkv_grid], len(masks), dkv_grid.nk)
 
     def tables(direction: Literal["fwd", "dkv"], grid: BlockGrid) -> SplashTables | None:
         if not request.splash:
             return None
-        return splash_tables(found[grid], columns[grid], grid, head_mask, request.layout, direction)
+        blocks = found[grid]
+        return splash_tables(blocks, columns, grid, head_mask, request.layout, direction)
 
     plan = Plan(
         q_len=request.q_len,
@@ -82,11 +76,11 @@ def compile_request(
         head_mask=head_mask,
         head_shards=request.head_shards,
         q_seq_shards=request.q_seq_shards,
-        fwd=lists[request.fwd_grid],
-        dq=lists[request.dq_grid],
-        dkv=dkv,
-        splash_fwd=tables("fwd", request.fwd_grid),
-        splash_dkv=tables("dkv", request.dkv_grid),
+        fwd=fwd,
+        dq=fwd if dq_grid == fwd_grid else _lists(found[dq_grid], dq_grid),
+        dkv=lists_of(columns, dkv_grid.nq, dkv_grid.block_q, dkv_grid.block_kv),
+        splash_fwd=tables("fwd", fwd_grid),
+        splash_dkv=tables("dkv", dkv_grid),
         row_bounds=None,
         canonical=request.canonical,
         compiler=__version__,
@@ -94,6 +88,11 @@ def compile_request(
     if not request.row_bounds:
         return plan
     return dataclasses.replace(plan, row_bounds=row_bounds(masks, plan))
+
+
+def _lists(blocks: MaskBlocks, grid: BlockGrid) -> BlockLists:
+    """The block lists of a direction whose rows are q blocks."""
+    return lists_of(blocks, grid.nk, grid.block_q, grid.block_kv)
 
 
 def _advance(progress: Progress, before: int, total: int, done: int, _total: int) -> None:

@@ -11,7 +11,7 @@ never costs its full grid and nothing is sorted or transposed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,10 +88,11 @@ def _table_rows(head_mask: _Ints, layout: SplashLayout) -> tuple[_Ints, bool]:
 
     One row per head shard if no shard mixes masks, else one per head.
     """
+    if not head_mask.any():
+        return np.zeros(layout.head_shards, np.int64), layout.shrink_grid
     shards = head_mask.reshape(layout.head_shards, -1)
     uniform = bool((shards == shards[:, :1]).all())
-    rows = shards[:, 0] if uniform else head_mask
-    return rows, layout.shrink_grid and uniform and not head_mask.any()
+    return (shards[:, 0] if uniform else head_mask).astype(np.int64), False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +161,13 @@ def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
     """Tables whose lines are rows."""
     blocks, loops, (nq, nk) = slabs.blocks, slabs.loops, (slabs.blocking.nq, slabs.blocking.nk)
     firsts, widths = range(0, nq, slabs.height), [nk] * slabs.layout.q_seq_shards
-    if slabs.shrunk:
+    longest, largest = loops.extent(blocks.ptr, blocks.runs)
+    if slabs.shrunk:  # of one mask
         spans = (blocks.ptr[first : first + slabs.height + 1] for first in firsts)
-        widths = [max(1, loops.longest(span, blocks.runs)) for span in spans]
+        widths = [longest]
+        if len(firsts) > 1:
+            widths = [loops.extent(span, blocks.runs)[0] for span in spans]
     width = max(widths)
-    largest = max(int(blocks.runs[:, 1].max(initial=1)) - 1, 0)
     tables = slabs.tables((len(slabs.masks), nq, width), largest)
     iota = np.arange(largest + 1, dtype=tables[DATA].dtype)
     for rows, same in slabs.heads():
@@ -172,15 +175,12 @@ def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
             for table in tables.values():
                 table[rows] = table[same]
             continue
-        numbers, masks = np.arange(rows.start, rows.stop), slabs.masks[rows].astype(np.int64)
         for first, own in zip(firsts, widths, strict=True):
-            q = np.arange(first, first + slabs.height)
-            lines = np.add.outer(masks * nq, q).ravel()
-            at = np.add.outer(numbers * nq, q).ravel()
+            lines = nq, first, first + slabs.height
             for kind, table in slabs.to_fill(tables):
                 loops.fill_rows(
-                    kind, blocks.ptr, blocks.runs, lines, at, own, slabs.shrunk, slabs.keep,
-                    iota if kind == DATA else table[0, 0, :0], table.reshape(-1, width),
+                    kind, blocks.ptr, blocks.runs, slabs.masks[rows], lines, own, slabs.shrunk,
+                    slabs.keep, iota if kind == DATA else table[0, 0, :0], table[rows],
                 )  # fmt: skip
     return tables
 
@@ -191,11 +191,9 @@ def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
     masks, firsts, shards = (len(slabs.blocks.ptr) - 1) // nq, range(0, nq, height), [slabs.columns]
     if len(firsts) > 1:  # a shard counts its q blocks from its first
         shards = [turned(slabs.blocks, masks, nk, (at, at + height)) for at in firsts]
-    heights = [height] * len(shards)
-    if slabs.shrunk:
-        heights = [max(1, loops.longest(shard.ptr, shard.runs)) for shard in shards]
-    tall = max(heights)
-    largest = max(*(int(shard.runs[:, 1].max(initial=1)) for shard in shards), 1) - 1
+    extents = [loops.extent(shard.ptr, shard.runs) for shard in shards]
+    heights = [longest if slabs.shrunk else height for longest, _ in extents]
+    tall, largest = max(heights), max(last for _, last in extents)
     tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest)
     for rows, same in slabs.heads():
         if same is not None:
@@ -204,24 +202,41 @@ def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
             continue
         for number, (shard, own) in enumerate(zip(shards, heights, strict=True)):
             part = slice(number * tall, (number + 1) * tall)
-            for kind, table in slabs.to_fill(tables):
-                _columns(slabs, shard, kind, rows, firsts[number], own, table[rows, part])
+            parts = [(kind, table[rows, part]) for kind, table in slabs.to_fill(tables)]
+            _columns(slabs, shard, slabs.masks[rows], firsts[number], own, parts)
     return tables
 
 
 def _columns(
-    slabs: _Slabs, shard: MaskBlocks, kind: int, rows: slice, first: int, own: int, part: _Ints
+    slabs: _Slabs,
+    shard: MaskBlocks,
+    masks: _Ints,
+    first: int,
+    own: int,
+    parts: Sequence[tuple[int, _Ints]],
 ) -> None:
-    """Fill one kind of table of one head shard and q shard, [table rows, rows, kv blocks]."""
-    loops, blocks, masks, nk = slabs.loops, slabs.blocks, slabs.masks[rows], slabs.blocking.nk
-    edges = np.zeros((len(masks), nk), np.int64)
-    if kind != STATE:
-        loops.column_edges(kind, shard.ptr, shard.runs, masks, edges)
+    """Fill all kinds of tables of one head shard and q shard, each [table rows, rows, kv blocks].
+
+    Args:
+        slabs: what the tables are made of.
+        shard: the runs of the shard's columns.
+        masks: the mask of each table row.
+        first: the shard's first row of blocks.
+        own: rows of the tables that are the shard's.
+        parts: (kind, table), each [table rows, rows, kv blocks].
+    """
+    loops, blocks, nk = slabs.loops, slabs.blocks, slabs.blocking.nk
+    edges = np.zeros((3, len(masks), nk), np.int64)
+    for kind, _ in parts:
+        if kind != STATE:
+            loops.column_edges(kind, shard.ptr, shard.runs, masks, edges[kind])
     for row, mask in enumerate(masks.tolist()):
         if slabs.shrunk:
-            loops.fill_columns(
-                kind, shard.ptr, shard.runs, mask * nk, edges[row], own, slabs.keep, part[row]
-            )
-        else:
-            top = mask * slabs.blocking.nq + first
-            loops.fill_grid_columns(kind, blocks.ptr, blocks.runs, top, edges[row], part[row])
+            turns = loops.column_turns(shard.ptr, shard.runs, mask * nk, nk, own)
+        top = mask * slabs.blocking.nq + first
+        for kind, table in parts:
+            edge, part = edges[kind, row], table[row]
+            if slabs.shrunk:
+                loops.fill_columns(kind, shard.runs, turns, edge, own, slabs.keep, part)
+            else:
+                loops.fill_grid_columns(kind, blocks.ptr, blocks.runs, top, edge, part)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 __all__ = ["empty"]
 
-_LARGE = 1 << 20  # bytes; below, small pages are few
+_LARGE = 1 << 22  # bytes; below, memory that was freed before is at hand, and costs nothing
 _PAGE = 1 << 21  # bytes of a huge page on x86-64 and arm64 Linux
 
 

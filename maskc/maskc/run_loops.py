@@ -20,12 +20,13 @@ __all__ = [
     "MASK",
     "STATE",
     "column_edges",
+    "column_turns",
     "count",
+    "extent",
     "fill_columns",
     "fill_grid_columns",
     "fill_rows",
     "list_blocks",
-    "longest",
     "turn",
 ]
 
@@ -181,15 +182,17 @@ def _own(kind: int, start: int, number: int) -> int:
 
 
 @loop
-def _first(kind: int, ptr: Ints, runs: Ints, lines: Ints) -> int:
+def _first(kind: int, ptr: Ints, runs: Ints, masks: Ints, lines: tuple[int, int, int]) -> int:
     """The value that the walk of these lines meets first, 0 if none."""
     if kind == STATE:
         return 0
-    for k in range(len(lines)):
-        for r in range(ptr[lines[k]], ptr[lines[k] + 1]):
-            value = _own(kind, runs[r, 0], runs[r, 2])
-            if value >= 0:
-                return int(value)
+    height, first, stop = lines
+    for mask in masks:
+        for line in range(mask * height + first, mask * height + stop):
+            for r in range(ptr[line], ptr[line + 1]):
+                value = _own(kind, runs[r, 0], runs[r, 2])
+                if value >= 0:
+                    return int(value)
     return 0
 
 
@@ -203,12 +206,14 @@ def _covered(ptr: Ints, runs: Ints, line: int) -> int:
 
 
 @loop
-def longest(ptr: Ints, runs: Ints) -> int:
-    """Blocks of the longest line."""
-    most = 0
+def extent(ptr: Ints, runs: Ints) -> tuple[int, int]:
+    """Blocks of the longest line, and where the last block of any line is; at least 1 and 0."""
+    most, last = 1, 0
     for line in range(len(ptr) - 1):
         most = max(most, _covered(ptr, runs, line))
-    return most
+        if ptr[line] < ptr[line + 1]:
+            last = max(last, runs[ptr[line + 1] - 1, 1] - 1)
+    return most, last
 
 
 @loop
@@ -216,8 +221,8 @@ def fill_rows(
     kind: int,
     ptr: Ints,
     runs: Ints,
-    lines: Ints,
-    at: Ints,
+    masks: Ints,
+    lines: tuple[int, int, int],
     own: int,
     shrunk: bool,
     keep: bool,
@@ -228,42 +233,44 @@ def fill_rows(
 
     Args:
         kind: `DATA`, `MASK` or `STATE`.
-        ptr: where each line's runs begin.
+        ptr: where each line's runs begin, mask after mask.
         runs: (start, stop, number) of each.
-        lines: the lines of the walk, in its order.
-        at: the row of `out` that each of them is.
-        own: cells of each row that belong to this walk; the rest pads it to other shards' width.
+        masks: the mask of each table row; the walk goes through all lines of one, then the next.
+        lines: lines of each mask, the first that is walked, and one past the last.
+        own: cells of each line that belong to this walk; the rest pads it to other shards' width.
         shrunk: only blocks have cells, else empty ones too.
         keep: padding holds what comes next, else 0.
         iota: 0, 1, 2 ... in the table's dtype.
-        out: [rows, width].
+        out: [table rows, lines of each mask, width].
     """
-    carry = _first(kind, ptr, runs, lines)
-    for k in range(len(lines) - 1, -1, -1):
-        line, row, right = lines[k], at[k], own
-        if shrunk:
-            right = _covered(ptr, runs, line)
-            out[row, right:] = carry if keep else 0
-        for r in range(ptr[line + 1] - 1, ptr[line] - 1, -1):
-            start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
+    height, first, stop_line = lines
+    carry = _first(kind, ptr, runs, masks, lines)
+    for k in range(len(masks) - 1, -1, -1):
+        for row in range(stop_line - 1, first - 1, -1):
+            line, right = masks[k] * height + row, own
             if shrunk:
-                left = right - (stop - start)
-            else:
-                out[row, stop:right] = carry
-                left, right = start, stop
-            if kind == DATA:
-                np.positive(iota[start:stop], out[row, left:right])
-                carry = start
-            elif kind == MASK:
-                carry = number if number >= 0 else carry
-                out[row, left:right] = carry
-            else:
-                out[row, left:right] = 2 if number == FULL else 1
-            right = left
-        if not shrunk:
-            out[row, :right] = carry
-        elif kind != STATE and not keep:  # JAX extends narrow shards with their last entries
-            out[row, own:] = out[row, own - 1]
+                right = _covered(ptr, runs, line)
+                out[k, row, right:] = carry if keep else 0
+            for r in range(ptr[line + 1] - 1, ptr[line] - 1, -1):
+                start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
+                if shrunk:
+                    left = right - (stop - start)
+                else:
+                    out[k, row, stop:right] = carry
+                    left, right = start, stop
+                if kind == DATA:
+                    np.positive(iota[start:stop], out[k, row, left:right])
+                    carry = start
+                elif kind == MASK:
+                    carry = number if number >= 0 else carry
+                    out[k, row, left:right] = carry
+                else:
+                    out[k, row, left:right] = 2 if number == FULL else 1
+                right = left
+            if not shrunk:
+                out[k, row, :right] = carry
+            elif kind != STATE and not keep:  # JAX extends narrow shards with their last entries
+                out[k, row, own:] = out[k, row, own - 1]
 
 
 @loop
@@ -322,15 +329,25 @@ def fill_grid_columns(kind: int, ptr: Ints, runs: Ints, first: int, edge: Ints, 
 
 
 @loop
-def _turns(
-    ptr: Ints, runs: Ints, base: int, own: int, begin: Ints, column: Ints, run: Ints
-) -> None:
+def column_turns(ptr: Ints, runs: Ints, base: int, columns: int, own: int) -> Any:
     """At which rows of a shrunk table its columns turn from one run to another.
 
     Blocks sit at the lower ends of their columns. The turns of row p, as met from below, are
     `column` and `run` from `begin[p]` to `begin[p + 1]`; a run of -1 is the padding above.
+
+    Args:
+        ptr: where the runs of each *column* begin.
+        runs: (start, stop, number) of each.
+        base: the line of `ptr` that is the table's first column.
+        columns: columns of the table.
+        own: rows of the table that are this shard's; those below pad it to other shards' height.
+
+    Returns:
+        `(begin, column, run)`.
     """
-    columns = len(column) - len(runs)
+    begin = np.zeros(own + 2, np.int64)
+    column = np.empty(ptr[base + columns] - ptr[base] + columns, np.int64)
+    run = np.empty(len(column), np.int64)
     for write in range(2):
         for j in range(columns):
             p = own
@@ -351,14 +368,14 @@ def _turns(
         if not write:
             for p in range(1, own + 2):
                 begin[p] += begin[p - 1]
+    return begin, column, run
 
 
 @loop
 def fill_columns(
     kind: int,
-    ptr: Ints,
     runs: Ints,
-    base: int,
+    turns: tuple[Ints, Ints, Ints],
     edge: Ints,
     own: int,
     keep: bool,
@@ -368,19 +385,15 @@ def fill_columns(
 
     Args:
         kind: `DATA`, `MASK` or `STATE`.
-        ptr: where the runs of each *column* begin.
         runs: (start, stop, number) of each.
-        base: the line of `ptr` that is the table's first column.
+        turns: of `column_turns`.
         edge: what comes after the end of each column.
-        own: rows of the table that are this shard's; those below pad it to other shards' height.
+        own: rows of the table that are this shard's.
         keep: padding holds what comes next, else 0.
         out: [rows, columns].
     """
     columns = out.shape[1]
-    begin = np.zeros(own + 2, np.int64)
-    column = np.empty(len(runs) + columns, np.int64)
-    run = np.empty(len(runs) + columns, np.int64)
-    _turns(ptr, runs, base, own, begin, column, run)
+    begin, column, run = turns
     cells, steps = np.zeros(columns, out.dtype), np.zeros(columns, out.dtype)
     if keep:
         cells[:] = edge

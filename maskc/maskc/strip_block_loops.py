@@ -11,116 +11,107 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.block_bank_loops import NO_BANK, cut
+from maskc.block_bank_loops import NO_BANK, RECENT, cut
 from maskc.jit import loop
 
-__all__ = ["NO_RUNS", "classify", "find_runs"]
+__all__ = ["FULL", "NO_RUNS", "classify", "find_runs"]
 
 Ints = npt.NDArray[Any]
 
 NO_RUNS = -2
 """What `find_runs` returns where runs have no room; `NO_BANK` where names have none."""
 
+MIXED, ALIKE, FULL = 0, 1, 2
+"""What rows have of some block columns; see `classify`."""
+
 _Relative = tuple[int, int, int, int, int]
 
 
 @loop
-def _intersect(a: Ints, n: int, b: Ints, m: int, out: Ints) -> int:
-    """Sorted disjoint ranges that two lists have in common."""
-    i, j, k = 0, 0, 0
-    while i < n and j < m:
-        lo, hi = max(a[i, 0], b[j, 0]), min(a[i, 1], b[j, 1])
-        if lo < hi:
-            out[k, 0] = lo
-            out[k, 1] = hi
-            k += 1
-        if a[i, 1] < b[j, 1]:
-            i += 1
-        else:
-            j += 1
-    return k
+def _mark(at: int, cuts: Ints, n: int, marks: Ints, full: int, mixed: int) -> int:
+    """Note that from a block column on `full` more rows and `mixed` more intervals are there."""
+    if marks[at, 0] == 0:
+        marks[at, 0] = 1
+        cuts[n] = at
+        n += 1
+    marks[at, 1] += full
+    marks[at, 2] += mixed
+    return n
 
 
 @loop
-def _unite(a: Ints, n: int, b: Ints, m: int, out: Ints) -> int:
-    """Sorted ranges of either list, merged where they meet."""
-    i, j, k = 0, 0, 0
-    while i < n or j < m:
-        if j >= m or (i < n and a[i, 0] <= b[j, 0]):
-            lo, hi = a[i, 0], a[i, 1]
-            i += 1
-        else:
-            lo, hi = b[j, 0], b[j, 1]
-            j += 1
-        if k and lo <= out[k - 1, 1]:
-            out[k - 1, 1] = max(out[k - 1, 1], hi)
-        else:
-            out[k, 0] = lo
-            out[k, 1] = hi
-            k += 1
-    return k
-
-
-@loop
-def _ranges(
-    ends: Ints, first: int, last: int, down: int, height: int, block: int, touched: Ints, full: Ints
-) -> tuple[int, int]:
-    """Block columns that `height` rows of one strip touch, and those that every row fills."""
-    t, f = 0, 0
-    for i in range(first, last):
-        lo, hi = ends[i, 0] + down * ends[i, 2], ends[i, 1] + down * ends[i, 3]
-        lo_end, hi_end = lo + (height - 1) * ends[i, 2], hi + (height - 1) * ends[i, 3]
-        start, stop = lo // block, (hi_end - 1) // block + 1
-        if t and start <= touched[t - 1, 1]:
-            touched[t - 1, 1] = max(touched[t - 1, 1], stop)
-        else:
-            touched[t, 0] = start
-            touched[t, 1] = stop
-            t += 1
-        start, stop = -(-lo_end // block), hi // block
-        if start < stop:
-            full[f, 0] = start
-            full[f, 1] = stop
-            f += 1
-    return t, f
+def _marked(
+    rows: Ints, ptr: Ints, ends: Ints, strip: int, top: int, bottom: int, block: int, room: Any
+) -> int:
+    """Mark where each interval of rows `top` to `bottom` begins or ends to fill block columns."""
+    marks, cuts, _ = room
+    n, s, row = 0, strip, top
+    while row < bottom:
+        stop = min(rows[s + 1], bottom)
+        down, height = row - rows[s], stop - row
+        for i in range(ptr[s], ptr[s + 1]):
+            lo_slope, hi_slope = ends[i, 2], ends[i, 3]
+            lo, hi = ends[i, 0] + down * lo_slope, ends[i, 1] + down * hi_slope
+            begin, end = lo // block, (hi + (height - 1) * hi_slope - 1) // block + 1
+            full_begin = (lo + (height - 1) * lo_slope + block - 1) // block
+            full_end = hi // block
+            if full_begin >= full_end:
+                n = _mark(begin, cuts, n, marks, 0, 1)
+                n = _mark(end, cuts, n, marks, 0, -1)
+                continue
+            n = _mark(full_begin, cuts, n, marks, height, 0)
+            n = _mark(full_end, cuts, n, marks, -height, 0)
+            if begin < full_begin:
+                n = _mark(begin, cuts, n, marks, 0, 1)
+                n = _mark(full_begin, cuts, n, marks, 0, -1)
+            if full_end < end:
+                n = _mark(full_end, cuts, n, marks, 0, 1)
+                n = _mark(end, cuts, n, marks, 0, -1)
+        row = stop
+        s += 1
+    return n
 
 
 @loop
 def classify(
-    rows: Ints,
-    ptr: Ints,
-    ends: Ints,
-    strip: int,
-    top: int,
-    bottom: int,
-    block: int,
-    lists: Any,
-) -> tuple[int, int]:
-    """Ranges of touched and of full block columns of rows `top` to `bottom`.
+    rows: Ints, ptr: Ints, ends: Ints, strip: int, top: int, bottom: int, block: int, room: Any
+) -> int:
+    """What rows `top` to `bottom` have of each block column, as ranges of columns.
 
-    `lists` is (touched, full, touched_here, full_here, spare), [columns + 1, 2] each; the result
-    is in the first two.
+    An interval fills some block columns in all rows of its strip and others, at either end, in
+    part. Between the columns where that changes, those that no interval fills in part are alike.
+
+    Args:
+        rows: first row of each strip, and the end.
+        ptr: where each strip's intervals begin.
+        ends: the intervals.
+        strip: the strip of row `top`.
+        top: the first row.
+        bottom: one past the last row.
+        block: keys per block.
+        room: (marks, cuts, ranges), of [columns + 1, 3], [columns + 1] and [columns + 1, 3]; marks
+            are zeros, and will be again. Ranges are (start, stop, what), ascending: `FULL`, every
+            row has the columns whole; `ALIKE`, some rows have them whole, and others nothing of
+            them; `MIXED`, else. They leave out what no row has.
+
+    Returns:
+        How many ranges there are.
     """
-    touched, full, touched_here, full_here, spare = lists
-    t, f, s, row = 0, 0, strip, top
-    while row < bottom:
-        stop = min(rows[s + 1], bottom)
-        args_down, height = row - rows[s], stop - row
-        if row == top:
-            t, f = _ranges(ends, ptr[s], ptr[s + 1], args_down, height, block, touched, full)
-        else:
-            th, fh = _ranges(
-                ends, ptr[s], ptr[s + 1], args_down, height, block, touched_here, full_here
-            )
-            n = _unite(touched, t, touched_here, th, spare)
-            touched[:n] = spare[:n]
-            t = n
-            n = _intersect(full, f, full_here, fh, spare)
-            full[:n] = spare[:n]
-            f = n
-        row = stop
-        s += 1
-    return t, f
+    marks, cuts, ranges = room
+    n = _marked(rows, ptr, ends, strip, top, bottom, block, room)
+    cuts[:n].sort()
+    full, mixed, found = 0, 0, 0
+    for i in range(n):
+        at = cuts[i]
+        full += marks[at, 1]
+        mixed += marks[at, 2]
+        marks[at] = 0
+        if mixed or full:
+            ranges[found, 0] = at
+            ranges[found, 1] = cuts[i + 1]
+            ranges[found, 2] = MIXED if mixed else FULL if full == bottom - top else ALIKE
+            found += 1
+    return found
 
 
 @loop
@@ -246,7 +237,7 @@ def _some_strips(
     runs: Ints,
     interned: Any,
     scratch: Any,
-    lists: Any,
+    room: Any,
 ) -> Any:
     """The runs of any row of blocks, written from `begin` on.
 
@@ -254,27 +245,23 @@ def _some_strips(
         How many runs there are then, or `NO_RUNS` or `NO_BANK`.
     """
     block_q, block_kv = sizes
-    t, f = classify(rows, ptr, ends, strip, top, bottom, block_kv, lists)
-    touched, full = lists[0], lists[1]
-    if bottom - top < block_q:
-        f = 0
-    n, k = begin, 0
-    for r in range(t):
-        j = touched[r, 0]
-        while j < touched[r, 1]:
-            while k < f and full[k, 1] <= j:
-                k += 1
+    n = begin
+    for r in range(classify(rows, ptr, ends, strip, top, bottom, block_kv, room)):
+        j, stop, what = room[2][r]
+        if what == FULL and bottom - top == block_q:
             if n >= len(runs):
                 return NO_RUNS
-            if k < f and full[k, 0] <= j:
-                n = _append(runs, begin, n, j, full[k, 1], -1)
-                j = full[k, 1]
-                continue
+            n = _append(runs, begin, n, j, stop, -1)
+            continue
+        while j < stop:
+            if n >= len(runs):
+                return NO_RUNS
             number = cut(rows, ptr, ends, strip, top, bottom, j, sizes, interned, scratch)
             if number < 0:
                 return NO_BANK
-            n = _append(runs, begin, n, j, j + 1, number)
-            j += 1
+            after = j + 1 if what == MIXED else stop
+            n = _append(runs, begin, n, j, after, number)
+            j = after
     return n
 
 
@@ -318,13 +305,11 @@ def find_runs(
     widest = 1
     for s in range(len(ptr) - 1):
         widest = max(widest, ptr[s + 1] - ptr[s])
-    columns = -(-kv_len // block_kv) + widest + 1
-    lists = (
-        np.empty((columns, 2), np.int64),
-        np.empty((columns, 2), np.int64),
-        np.empty((columns, 2), np.int64),
-        np.empty((columns, 2), np.int64),
-        np.empty((columns, 2), np.int64),
+    columns = -(-kv_len // block_kv) + 1
+    room = (
+        np.zeros((columns, 3), np.int64),
+        np.empty(columns, np.int64),
+        np.empty((columns, 3), np.int64),
     )
     most = min(widest, block_kv // 2 + 1)  # intervals of a row of a block
     intervals = (block_q + 1) * (most + 1)
@@ -337,7 +322,9 @@ def find_runs(
         np.empty(block_q + 1, np.int64),
         np.empty((intervals, 4), np.int64),
     )
-    scratch = crop, np.empty(2 * block_q + 2 + 4 * intervals, np.int64)
+    longest = 2 * block_q + 4 + 4 * intervals
+    recent = np.zeros((RECENT + 1, 2), np.int64), np.empty((RECENT + 1, longest), np.int64)
+    scratch = crop, np.empty(longest, np.int64), recent
     interned = table, pool, pool_ptr, count
     sizes = block_q, block_kv
     memo = np.zeros((64, 6), np.int64)
@@ -356,7 +343,7 @@ def find_runs(
             continue
         at = start[2]
         n = _some_strips(
-            rows, ptr, ends, s, top, bottom, sizes, out_ptr[at], runs, interned, scratch, lists
+            rows, ptr, ends, s, top, bottom, sizes, out_ptr[at], runs, interned, scratch, room
         )
         if n < 0:
             return n

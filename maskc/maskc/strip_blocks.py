@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +20,8 @@ __all__ = ["find_blocks"]
 
 Ints = npt.NDArray[np.int64]
 
-_SHARED = 1 << 22  # bytes of drawn blocks from which a second core repays
+_SHARED = 1 << 24  # bytes of drawn blocks from which a second core repays
+_FIRST = np.array([(1 << n) - 1 for n in range(65)], np.uint64)  # words by how many bits are set
 
 
 def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlocks:
@@ -34,8 +35,8 @@ def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlo
     loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
     bank = block_bank_loops if loops is strip_block_loops else compiled(block_bank_loops)
     ptr, runs = np.zeros(nq * len(masks) + 1, np.int64), np.empty((4 * (nq + strips), 3), np.int32)
-    pool, pool_ptr = np.empty(1024, np.int64), np.zeros(64, np.int64)
-    table, count = np.full(128, -1, np.int64), np.zeros(1, np.int64)
+    pool, pool_ptr = np.empty(1 << 14, np.int64), np.zeros(1 << 9, np.int64)
+    table, count = np.full(1 << 10, -1, np.int64), np.zeros(1, np.int64)
     for number, mask in enumerate(masks):
         start = np.array([0, 0, number * nq])
         while lack := loops.find_runs(
@@ -56,41 +57,24 @@ def _drawn(
     bank: Any, pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
 ) -> npt.NDArray[np.uint8]:
     """The bits of all descriptions; on two cores where that repays starting a thread."""
-    count = len(pool_ptr) - 1
-    if bank is block_bank_loops:
-        return _drawn_by_strips(pool, pool_ptr, block_q, block_kv)
-    words = empty((count, block_q, -(-block_kv // 64)), np.uint64)
-    if words.nbytes < _SHARED:
-        bank.paint(pool, pool_ptr, 0, count, block_q, words)
+    count, lines = len(pool_ptr) - 1, _lines(block_kv)
+    words = empty((count, block_q, lines.shape[1]), np.uint64)
+    if words.nbytes < _SHARED or bank is block_bank_loops:
+        bank.paint(pool, pool_ptr, 0, count, block_q, lines, words)
     else:
         with ThreadPoolExecutor(2) as pair:
             halves = [
-                pair.submit(bank.paint, pool, pool_ptr, first, last, block_q, words)
+                pair.submit(bank.paint, pool, pool_ptr, first, last, block_q, lines, words)
                 for first, last in ((0, count // 2), (count // 2, count))
             ]
         for half in halves:
             half.result()
-    return np.ascontiguousarray(
-        words.astype("<u8", copy=False).view(np.uint8)[:, :, : -(-block_kv // 8)]
-    )
+    bits = words.astype("<u8", copy=False).view(np.uint8)
+    return np.ascontiguousarray(bits[:, :, : -(-block_kv // 8)])
 
 
-def _drawn_by_strips(
-    pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
-) -> npt.NDArray[np.uint8]:
-    """`paint` for a few blocks: numpy draws a strip at a time where plain loops draw a row."""
-    out = np.zeros((len(pool_ptr) - 1, block_q, -(-block_kv // 8)), np.uint8)
-    kv = np.arange(block_kv)
-    for number, (first, end) in enumerate(itertools.pairwise(pool_ptr.tolist())):
-        at = first
-        while at < end:
-            top, n = pool[at : at + 2].tolist()
-            following = at + 2 + 4 * n
-            bottom = int(pool[following]) if following < end else block_q
-            down = np.arange(bottom - top)[:, None]
-            inside = np.zeros((bottom - top, block_kv), np.bool_)
-            for lo, hi, lo_slope, hi_slope in pool[at + 2 : following].reshape(n, 4).tolist():
-                inside |= (lo + down * lo_slope <= kv) & (kv < hi + down * hi_slope)
-            out[number, top:bottom] = np.packbits(inside, axis=1, bitorder="little")
-            at = following
-    return out
+@functools.lru_cache(maxsize=2)
+def _lines(block_kv: int) -> npt.NDArray[np.uint64]:
+    """Line x has its first x bits set: [block_kv + 1, words], the same for all masks."""
+    left = 64 * np.arange(-(-block_kv // 64))
+    return _FIRST[np.clip(np.arange(block_kv + 1)[:, None] - left, 0, 64)]

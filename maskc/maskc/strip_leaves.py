@@ -92,8 +92,7 @@ def _band(leaf: Causal | Local, shape: Shape) -> Strips:
         ptr.append(len(ends))
     if thin:
         return normal(kv_len, rows, ptr, ends)
-    arrays = (np.array(a, np.int64) for a in (rows, ptr, ends or np.zeros((0, 4))))
-    return Strips(kv_len, *map(FrozenArray.adopt, arrays))
+    return _made(kv_len, rows, ptr, ends)
 
 
 def _full(_: Full, shape: Shape) -> Strips:
@@ -114,11 +113,22 @@ def _prefix(leaf: Prefix, shape: Shape) -> Strips:
 
 
 def _box(q: slice, kv: slice, shape: Shape) -> Strips:
+    """A rectangle: neighboring strips differ in their intervals, so this is the normal form."""
     q0, q1, _ = q.indices(shape[0])
     k0, k1, _ = kv.indices(shape[1])
     if q0 >= q1 or k0 >= k1:
-        return normal(shape[1], [0, shape[0]], [0, 0], [])
-    return normal(shape[1], [0, q0, q1, shape[0]], [0, 0, 1, 1], [(k0, k1, 0, 0)])
+        q0, q1 = 0, 0
+    above, below = [0] if q0 > 0 else [], [q1] if 0 < q1 < shape[0] else []
+    rows, ptr = [*above, q0, *below, shape[0]], [*([0] if above else []), 0, 1]
+    if q0 == q1:
+        return _made(shape[1], [0, shape[0]], [0, 0], [])
+    return _made(shape[1], rows, ptr + [1] * len(below), [(k0, k1, 0, 0)])
+
+
+def _made(kv_len: int, *arrays: list[Any]) -> Strips:
+    """`(rows, ptr, ends)` that are in normal form."""
+    rows, ptr, ends = (np.array(values, np.int64) for values in arrays)
+    return Strips(kv_len, *map(FrozenArray.adopt, (rows, ptr, ends.reshape(-1, 4))))
 
 
 # --- segments, documents, chunks ----------------------------------------------------------------
@@ -145,16 +155,17 @@ def _documents(leaf: Documents, shape: Shape) -> Strips:
 def _boxes(tops: _Ints, stops: _Ints, shape: Shape, starts: _Ints | None = None) -> Strips:
     """From each of `tops` on, ascending, an interval of keys; `starts` are `tops` by default."""
     q_len, kv_len = shape
-    starts = np.maximum(tops if starts is None else starts, 0)
-    stops = np.minimum(stops, kv_len)
-    bounds = np.append(np.clip(tops, 0, q_len), q_len)
-    tall = bounds[1:] > bounds[:-1]
-    some = starts < stops
-    kept = tall & some
-    ends = np.zeros((int(kept.sum()), 4), np.int64)
-    ends[:, 0], ends[:, 1] = starts[kept], stops[kept]
+    starts, stops = np.maximum(tops if starts is None else starts, 0), np.minimum(stops, kv_len)
+    rows = np.empty(len(tops) + 1, np.int64)
+    np.minimum(np.maximum(tops, 0, out=rows[:-1]), q_len, out=rows[:-1])
+    rows[-1] = q_len
+    tall, some = rows[1:] > rows[:-1], starts < stops
+    ends = np.zeros((len(tops), 4), np.int64)
+    ends[:, 0], ends[:, 1] = starts, stops
+    if np.count_nonzero(tall) == np.count_nonzero(some) == len(tops):
+        return normal(kv_len, rows, np.arange(len(rows)), ends)
     ptr = np.append(0, np.cumsum(some[tall]))
-    return normal(kv_len, np.append(bounds[:-1][tall], q_len), ptr, ends)
+    return normal(kv_len, np.append(rows[:-1][tall], q_len), ptr, ends[tall & some])
 
 
 def _runs(values: _Ints) -> tuple[_Ints, _Ints]:
@@ -216,41 +227,52 @@ def _members(positions: FrozenArray, length: int) -> tuple[_Ints, _Ints]:
 
 def _intervals(leaf: Intervals, shape: Shape) -> Strips:
     """A strip per run of rows whose ends move alike, for `normal` to join."""
-    starts, stops = (np.clip(a.array, 0, shape[1]) for a in (leaf.starts, leaf.stops))
+    starts, stops = (_inside(a.array, shape[1]) for a in (leaf.starts, leaf.stops))
     empty = starts >= stops
     if empty.any():
         starts, stops = np.where(empty, 0, starts), np.where(empty, 0, stops)
-    rows, moves = _alike(starts, stops)
-    height = np.diff(rows, append=shape[0])
-    some, moving = ~empty[rows], height > 1
-    ends = np.stack(
-        [starts[rows], stops[rows], moves[0][rows] * moving, moves[1][rows] * moving], axis=1
-    )
+    rows = _turns(starts, stops, empty)
+    lo, hi, some = starts[rows], stops[rows], ~empty[rows]
+    ends = np.zeros((len(rows), 4), np.int64)
+    ends[:, 0], ends[:, 1] = lo, hi
+    moving = np.diff(rows, append=shape[0]) > 1
+    below = np.minimum(rows + 1, shape[0] - 1)
+    ends[:, 2], ends[:, 3] = (starts[below] - lo) * moving, (stops[below] - hi) * moving
     ptr = np.append(0, np.cumsum(some))
-    return normal(shape[1], np.append(rows, shape[0]), ptr, ends[some].astype(np.int64))
+    return normal(shape[1], np.append(rows, shape[0]), ptr, ends[some])
 
 
-def _alike(starts: _Ints, stops: _Ints) -> tuple[_Ints, list[_Ints]]:
-    """First rows of runs in which both ends move by the same 0 or 1, and how they move from each.
+def _inside(ends: _Ints, kv_len: int) -> _Ints:
+    """Ends cut to the keys."""
+    return ends if ends.min() >= 0 and ends.max() <= kv_len else np.clip(ends, 0, kv_len)
 
-    An end that moves into or out of an empty row, [0, 0), does not count as moving.
+
+def _turns(starts: _Ints, stops: _Ints, empty: npt.NDArray[np.bool_]) -> _Ints:
+    """First rows of runs of rows that one strip can hold, not always the longest.
+
+    In a run each row leads to the one below by the same moves of its ends, 0 or 1 each; the last
+    row of a run may lead anywhere. Whether a row is empty does not change inside of one.
     """
-    moves = [np.append(np.diff(ends), 0) for ends in (starts, stops)]
-    same = np.ones(len(starts), np.bool_)  # as the row above
-    inside = np.ones(len(starts), np.bool_)
+    moves = [np.diff(starts), np.diff(stops)]
+    new = np.ones(len(starts), np.bool_)  # the row begins a run
+    if len(starts) > 1:
+        np.not_equal(moves[0][1:], moves[0][:-1], out=new[1:-1])
+        new[1:-1] |= moves[1][1:] != moves[1][:-1]
+        new[-1] = False
+    leads = np.flatnonzero(new)
+    jumps = np.zeros(len(leads), np.bool_)
     for move in moves:
-        inside &= (move == 0) | (move == 1)
-        same[1:] &= move[1:] == move[:-1]
-    filled = stops > 0
-    inside[:-1] &= filled[1:] == filled[:-1]
-    first = np.ones(len(starts), np.bool_)  # a row that the one above does not lead to
-    first[1:] = ~inside[:-1]
-    # within a run each row moves on as the one above did, but a first row as it likes
-    turn = inside & ~same
-    turn[1:] &= ~first[1:]
-    turn[0] = False
-    first |= turn
-    return np.flatnonzero(first), moves
+        at = move[leads[leads < len(move)]]
+        jumps[: len(at)] |= (at < 0) | (at > 1)
+    if jumps.any():  # rows that do not lead to each other, each a run
+        height = np.diff(leads, append=len(starts))
+        new[np.repeat(jumps, height)] = True
+        new[1:][np.repeat(jumps, height)[:-1]] = True
+    if empty.any():
+        changes = empty[1:] != empty[:-1]
+        new[:-1] |= changes
+        new[1:] |= changes
+    return np.flatnonzero(new)
 
 
 def _blocks(leaf: Blocks, shape: Shape) -> Strips | None:

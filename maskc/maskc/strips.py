@@ -42,8 +42,6 @@ Ints = npt.NDArray[np.int64]
 AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 """Operators by truth table: bit 2 * a + b is the value. `NOT` is that of its first mask."""
 
-_FIRST = 0b1100  # the first mask itself
-
 PER_ROW = 8
 """Intervals per row, on average, beyond which bits are the better form."""
 
@@ -116,13 +114,17 @@ class Strips(Mask):
         """
         nk = -(-self.kv_len // block_kv)
         some, every = (np.zeros((len(tops), nk), np.bool_) for _ in range(2))
-        lists = _lists(nk, self.widest)
+        room = (
+            np.zeros((nk + 1, 3), np.int64),
+            np.empty(nk + 1, np.int64),
+            np.empty((nk + 1, 3), np.int64),
+        )
         for i, (top, bottom) in enumerate(zip(tops.tolist(), bottoms.tolist(), strict=True)):
             strip = int(np.searchsorted(self.rows.array, top, side="right")) - 1
-            t, f = strip_block_loops.classify(*self.arrays, strip, top, bottom, block_kv, lists)
-            for ranges, n, out in ((lists[0], t, some), (lists[1], f, every)):
-                for start, stop in ranges[:n].tolist():
-                    out[i, start:stop] = True
+            n = strip_block_loops.classify(*self.arrays, strip, top, bottom, block_kv, room)
+            for start, stop, what in room[2][:n].tolist():
+                some[i, start:stop] = True
+                every[i, start:stop] = what == strip_block_loops.FULL
         return some, every
 
     def value(self) -> bool | None:
@@ -142,11 +144,10 @@ def _grown(
     None if it has more than `limit` intervals.
     """
     loops = loops_for(strip_loops, strips + intervals)
-    room = strips + 4, intervals + 4
+    room = strips + 4, strips + intervals + 4
     while True:
         size = np.zeros(2, np.int64)
-        rows, ptr = np.zeros(room[0], np.int64), np.zeros(room[0], np.int64)
-        ends = np.zeros((room[1], 4), np.int64)
+        rows, ptr, ends = (np.empty(n, np.int64) for n in (room[0], room[0], (room[1], 4)))
         fill(loops, size, rows, ptr, ends)
         n, m = int(size[0]), int(size[1])
         if n < room[0] and m <= room[1]:
@@ -196,10 +197,10 @@ def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
     """`normal` of strips whose intervals may touch, and reach beyond the keys."""
     if _are_apart(kv_len, rows, ptr, ends):
         return normal(kv_len, rows, ptr, ends)
-    nothing = np.array([0, rows[-1]]), np.zeros(2, np.int64), np.zeros((0, 4), np.int64)
+    keys = np.array([0, rows[-1]]), np.array([0, 1]), np.array([[0, kv_len, 0, 0]])
 
     def fill(loops: Any, *out: Ints) -> None:
-        loops.combine(rows, ptr, ends, *nothing, kv_len, _FIRST, *out)
+        loops.combine(rows, ptr, ends, *keys, kv_len, AND, *out)
 
     return cast("Strips", _grown(kv_len, len(rows), len(ends), fill, _UNLIMITED))
 
@@ -266,9 +267,9 @@ def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
     above, below = [0] if heads[0] > 0 else [], [end] if end < q_len else []
     ptr = own - own[0]
     ptr = np.concatenate([ptr[:1] if above else ptr[:0], ptr, ptr[-1:] if below else ptr[:0]])
-    return _settled(
-        kv_len, np.concatenate([above, heads, below, [q_len]]).astype(np.int64), ptr, ends
-    )
+    rows = np.concatenate([above, heads, below, [q_len]]).astype(np.int64)
+    inside = at[1] >= 0 and at[1] + mask.kv_len <= kv_len
+    return (normal if inside else _settled)(kv_len, rows, ptr, ends)
 
 
 def product(outer: Strips, inner: Strips) -> Strips | None:
@@ -288,17 +289,19 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
     total = len(row) * len(joined) + int(widths.sum()) * len(parts)
     if total > PER_ROW * outer.q_len * q:
         return None
-    place, split = _tiled(row, spans, strip[~whole], parts, strips, kv)
-    merged = np.zeros((len(row) * len(joined), 4), np.int64)
-    merged[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
-    places = np.concatenate([place, ((row * strips)[:, None] + joined).ravel()])
-    pieces = np.concatenate([split, merged])
-    del place, split, merged  # large, as what follows is
-    order = np.argsort(places * (outer.kv_len * kv) + pieces[:, 0], kind="stable")  # two runs
-    pieces = pieces[order]
+    places = ((row * strips)[:, None] + joined).ravel()
+    pieces = np.zeros((len(places), 4), np.int64)
+    pieces[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
+    if len(parts):
+        place, split = _tiled(row, spans, strip[~whole], parts, strips, kv)
+        places, pieces = np.concatenate([place, places]), np.concatenate([split, pieces])
+        del place, split  # large, as what follows is
+    if len(parts) or len(joined) > 1:
+        order = np.argsort(places * (outer.kv_len * kv) + pieces[:, 0], kind="stable")  # two runs
+        pieces = pieces[order]
     counts = np.bincount(places, minlength=outer.q_len * strips)
     heads = (np.arange(outer.q_len) * q)[:, None] + rows[:-1]
-    return _settled(
+    return (_settled if len(parts) else normal)(
         outer.kv_len * kv,
         np.append(heads.ravel(), outer.q_len * q),
         np.append(0, np.cumsum(counts)),
@@ -310,8 +313,6 @@ def _tiled(
     row: Ints, spans: Ints, strip: Ints, parts: Ints, strips: int, kv: int
 ) -> tuple[Ints, Ints]:
     """One tile's intervals in each tile of outer intervals, and the strips that they are in."""
-    if not len(parts):  # nothing to put into tiles, which may be very many
-        return np.zeros(0, np.int64), parts
     widths = spans[:, 1] - spans[:, 0]
     column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
     place = (np.repeat(row, widths) * strips)[:, None] + strip
@@ -388,8 +389,3 @@ def _slanted_edges(mask: Strips) -> Ints:
     column, strip = ends[interval, side], strip[interval]
     steps = rows[strip + 1] - rows[strip] - 1
     return np.stack([column, column + steps, rows[strip] + 1, np.ones_like(column)], axis=1)
-
-
-def _lists(nk: int, widest: int) -> tuple[Ints, ...]:
-    """Room to classify one row of `nk` blocks."""
-    return tuple(np.zeros((nk + widest + 1, 2), np.int64) for _ in range(5))
