@@ -124,20 +124,14 @@ def batch_heads_and_queries():
 
 
 @check
-def two_axes_for_the_batch_and_the_queries():
-    mesh = mesh_of((1, "a"), (2, "b"), (2, "c"))
+def two_axes_for_the_queries_on_a_mesh_of_explicit_axes():
+    mesh = mesh_of((1, "a"), (2, "b"), (2, "c"), kind=AxisType.Explicit)
     over(mesh, 0, 2, batch_axis="a", q_seq_axis=("b", "c"))
 
 
 @check
 def fewer_kv_heads_than_devices():
     over(mesh_of((4, "model"), (2, "data")), 1, 2, head_axis="model", batch_axis="data")
-
-
-@check
-def a_mesh_of_explicit_axes():
-    mesh = mesh_of((2, "data"), (2, "sequence"), kind=AxisType.Explicit)
-    over(mesh, 0, 2, batch_axis="data", q_seq_axis="sequence")
 
 
 @check
