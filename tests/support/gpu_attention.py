@@ -42,6 +42,13 @@ class Shape:
         )  # fmt: skip
 
 
+def bounded(plan, tables):
+    """The tables with the plan's row bounds, if it has any."""
+    if plan.row_bounds is None:
+        return tables
+    return tables._replace(q_bounds=plan.row_bounds.q, kv_bounds=plan.row_bounds.kv)
+
+
 @functools.cache
 def compiled(soft_cap, architecture):
     """Output, log-sum-exp and gradients, by tiles for an architecture; None: for the newest."""
@@ -62,7 +69,8 @@ def compiled(soft_cap, architecture):
             (out, lse), pullback = jax.vjp(attend, q, k, v, sm_scale, sinks, bias)
             return out, lse, *pullback((dout, dlse))
 
-    return jax.jit(run)
+    # The kernels are interpreted; of the rest, compiling it costs more than running it.
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Check:
