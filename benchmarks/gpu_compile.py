@@ -73,11 +73,12 @@ def plain_flash(
     top = tl.full([tile_q], float("-inf"), tl.float32)
     total = tl.zeros([tile_q], tl.float32)
     for first in tl.range(0, kv_len, tile_kv):
-        rows = (first + tl.arange(0, tile_kv))[:, None] * head_dim + tl.arange(0, width)[None, :]
+        rows = (first + tl.arange(0, tile_kv))[:, None] * head_dim
+        columns = tl.arange(0, width)[None, :]
         if stepped:
             k_tile = load_tile(k, first, tile_kv, kv_len, head_dim, width, False)
         else:
-            k_tile = tl.load(k + rows)
+            k_tile = tl.load(k + rows + columns)
         scores = tl.dot(q_tile, tl.trans(k_tile))
         new_top = tl.maximum(top, tl.max(scores, 1) * factor)
         weights = tl.exp2(scores * factor - new_top[:, None])
@@ -86,7 +87,7 @@ def plain_flash(
         if stepped:
             v_tile = load_tile(v, first, tile_kv, kv_len, head_dim, width, False)
         else:
-            v_tile = tl.load(v + rows)
+            v_tile = tl.load(v + rows + columns)
         acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc * decay[:, None])
         top = new_top
     store_tile(out + q_lane * head_dim, acc / total[:, None], positions, q_len, head_dim, width)
