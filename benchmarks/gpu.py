@@ -80,9 +80,11 @@ class Shape:
         ]
 
 
-def plan_of(case: Case) -> Plan:
+def plan_of(case: Case, *, row_bounds: bool = False) -> Plan:
     """With square blocks."""
-    return compile_mask(case.mask, q_len=case.length, block_q=BLOCK, block_kv=BLOCK)
+    return compile_mask(
+        case.mask, q_len=case.length, block_q=BLOCK, block_kv=BLOCK, row_bounds=row_bounds
+    )
 
 
 def allowed(plan: Plan) -> int:
@@ -101,8 +103,9 @@ def same_mask(case: Case) -> bool:
 
 def tables_of(plan: Plan, heads: int) -> AttentionTables:
     """For any number of heads with one mask."""
-    lists = (BlockTable.from_lists(plan.lists(name)) for name in ("fwd", "dq", "dkv"))
-    return AttentionTables(np.zeros(heads, np.int32), *lists)
+    lists = [BlockTable.from_lists(plan.lists(name)) for name in ("fwd", "dq", "dkv")]
+    sides = (plan.row_bounds.q, plan.row_bounds.kv) if plan.row_bounds else ()
+    return AttentionTables(np.zeros(heads, np.int32), *lists, *sides)
 
 
 def forward_and_backward(
@@ -138,9 +141,9 @@ def cudnn(case: Case) -> Callable[..., Any]:
     return attend
 
 
-def dense_flash(what: Launch) -> Callable[..., Any]:
+def dense_flash(what: Launch, *, stepped: bool) -> Callable[..., Any]:
     """Plain Triton flash attention without a mask, in the tile of our forward kernel."""
-    plain = peer(what)
+    plain = peer(what, stepped=stepped)
     q = what.operands[0]
     programs = (q.shape[2] // plain.constants["tile_q"]) * q.shape[0] * q.shape[1]
 
@@ -218,9 +221,9 @@ def fastest(runs: dict[str, Run], repeats: int) -> dict[str, float]:
     return best
 
 
-def measured(case: Case, shape: Shape, repeats: int) -> dict[str, dict[str, float]]:
+def measured(case: Case, shape: Shape, plan: Plan, repeats: int) -> dict[str, dict[str, float]]:
     """Seconds by direction and peer."""
-    attend = ours(plan_of(case), shape)
+    attend = ours(plan, shape)
     runs = {"maskc": jax_runs(attend, shape)}
     if case.cudnn is not None:
         runs["cuDNN"] = jax_runs(cudnn(case), shape)
@@ -233,14 +236,22 @@ def measured(case: Case, shape: Shape, repeats: int) -> dict[str, dict[str, floa
             jax.random.normal(key, x.shape, x.dtype)
             for key, x in zip(keys, shape.arrays()[:3], strict=True)
         ]
-        dense = jax.jit(dense_flash(found["fwd"]))
-        runs["dense Triton"] = {"fwd": lambda: jax.block_until_ready(dense(*inputs))}
+        for stepped in (False, True):
+            dense = jax.jit(dense_flash(found["fwd"], stepped=stepped))
+            runs[f"dense {stepped}"] = {
+                "fwd": lambda dense=dense: jax.block_until_ready(dense(*inputs))
+            }
     if importlib.util.find_spec("torch"):
         runs["Flex"] = dict(zip(("fwd", "bwd"), flex(case, shape), strict=True))
-    return {
+    found_seconds = {
         name: fastest({peer: run[name] for peer, run in runs.items() if name in run}, repeats)
         for name in PASSES
     }
+    for times in found_seconds.values():
+        dense_times = [times.pop(name) for name in list(times) if name.startswith("dense ")]
+        if dense_times:
+            times["dense Triton"] = min(dense_times)
+    return found_seconds
 
 
 _COMPILED: set[tuple[Any, ...]] = set()
@@ -258,16 +269,19 @@ def check_compiles(what: Launch, architecture: int) -> None:
     _COMPILED.add(key)
 
 
-def rehearsed(case: Case, shape: Shape, architecture: int) -> dict[str, dict[str, float]]:
+def rehearsed(
+    _case: Case, shape: Shape, plan: Plan, architecture: int
+) -> dict[str, dict[str, float]]:
     """Everything but the measurement: traces, lowers and compiles."""
-    attend = ours(plan_of(case), shape)
+    attend = ours(plan, shape)
     forward, backward = forward_and_backward(attend)
     found = launches(architecture, forward, *shape.arrays()[:3])
     found |= launches(architecture, backward, *shape.arrays())
-    for what in (*found.values(), peer(found["fwd"])):
+    peers = [peer(found["fwd"], stepped=stepped) for stepped in (False, True)]
+    for what in (*found.values(), *peers):
         check_compiles(what, architecture)
     with using(lambda what: tuple(jnp.zeros(x.shape, x.dtype) for x in what.out_type)):
-        jax.eval_shape(dense_flash(found["fwd"]), *shape.arrays()[:3])
+        jax.eval_shape(dense_flash(found["fwd"], stepped=True), *shape.arrays()[:3])
     return {name: {"maskc": float("nan")} for name in PASSES}
 
 
@@ -320,6 +334,7 @@ HEADERS = [
 @click.option("--head-dim", default=(64, 128), show_default=True, multiple=True)
 @click.option("--only", multiple=True, help="Masks by name; default all.")
 @click.option("--repeats", default=20, show_default=True)
+@click.option("--row-bounds", is_flag=True, help="Mask partial blocks by bounds, where there are.")
 @click.option("--dry-run", is_flag=True, help="No GPU: everything but the measurement.")
 @click.option("--architecture", default=90, show_default=True, help="Of a dry run.")
 @click.option("--write", type=click.Path(path_type=Path), help="Append the table to this file.")
@@ -330,6 +345,7 @@ def main(
     head_dim: tuple[int, ...],
     only: tuple[str, ...],
     repeats: int,
+    row_bounds: bool,
     dry_run: bool,
     architecture: int,
     write: Path | None,
@@ -351,8 +367,8 @@ def main(
     for name, case in chosen.items():
         for dim in head_dim:
             shape = Shape(1, heads, kv_heads, case.length, dim)
-            scores = allowed(plan_of(case))
-            rows += table_rows(name, shape, scores, measure(case, shape))
+            plan = plan_of(case, row_bounds=row_bounds)
+            rows += table_rows(name, shape, allowed(plan), measure(case, shape, plan))
             print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     where = f"dry run, nothing measured, sm_{architecture}" if dry_run else device_name()

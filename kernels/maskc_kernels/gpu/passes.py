@@ -107,7 +107,8 @@ class Pass:
         has_segments = operands.q_segment_ids is not None
         padding = (width, v_width) != (head_dim, v_head_dim)
         heavy = soft_cap is not None or operands.bias is not None
-        heavy = heavy or (direction == "dkv" and (padding or has_segments))
+        ragged = q_len % table.block_q != 0
+        heavy = heavy or (direction == "dkv" and (padding or has_segments or ragged))
         found = architecture() or NEWEST  # without a GPU it can be traced, not compiled
         tile = config.of(direction) if config else None
         tile = tile or choose(

@@ -169,11 +169,11 @@ def load_row_mask(
         inside = positions < length
         low, high = _load_end(at, inside, lanes), _load_end(at + length, inside, lanes)
         if intervals == 1:
-            row_mask = (low, high)
+            row_mask = (low, high)  # type: ignore[assignment]
         else:
             low2 = _load_end(at + 2 * length, inside, lanes)
             high2 = _load_end(at + 3 * length, inside, lanes)
-            row_mask = (low, high, low2, high2)
+            row_mask = (low, high, low2, high2)  # type: ignore[assignment]
     return row_mask
 
 
@@ -222,6 +222,7 @@ def keep_mask(
         block = words + tl.load(partial_id + entry).to(tl.int64) * (block_rows * row_words)
         keep = _keep_bits(block, row_mask[0], inside, row_words, tile_columns)
     else:
+        # A column is kept if it has an odd number of ends at or before it.
         held: tl.constexpr = min(32 * lanes, tile_columns)
         word = _from_end(row_mask[0], first, held, lanes, tile_columns)
         word ^= _from_end(row_mask[1], first, held, lanes, tile_columns)

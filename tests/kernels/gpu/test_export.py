@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from gpu_attention import bounded
 from gpus import CAN_LOWER, NEEDED, text_for_cuda
 
 from maskc.compile import compile_mask
@@ -26,14 +27,18 @@ def shapes(dtype="bfloat16", length=512):
     return q, k, k
 
 
-@pytest.mark.parametrize(("kind", "architecture"), [("NVIDIA A100", 80), ("NVIDIA H100", 90)])
-def test_export_for_a_gpu_that_is_not_here(kind, architecture, tables_of):
+@pytest.mark.parametrize(
+    ("kind", "architecture", "row_bounds"), [("NVIDIA A100", 80, False), ("NVIDIA H100", 90, True)]
+)
+def test_export_for_a_gpu_that_is_not_here(kind, architecture, row_bounds, tables_of):
     from maskc_kernels.gpu import architecture as found
     from maskc_kernels.gpu.compat import CUSTOM_CALL
     from maskc_kernels.gpu.offline import device
 
-    plan = compile_mask(Causal(), q_len=512, heads=4, block_q=128, block_kv=128)
-    function, tables = gradients(tables_of(plan))
+    plan = compile_mask(
+        Causal(), q_len=512, heads=4, block_q=128, block_kv=128, row_bounds=row_bounds
+    )
+    function, tables = gradients(bounded(plan, tables_of(plan)))
     arrays, structure = jax.tree.flatten(tables)
     with device(kind):
         assert found() == architecture

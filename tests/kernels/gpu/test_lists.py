@@ -53,4 +53,12 @@ def test_lists_are_the_plans_own(transposed):
 def test_an_empty_list_still_has_an_address(mask):
     plan = compile_mask(mask, q_len=64, block_q=32, block_kv=32)
     lists = row_lists(BlockTable.from_lists(plan.fwd), 2)
-    assert all(array.size for array in lists)
+    assert lists.bounds is None
+    assert all(array.size for array in lists[:-1])
+
+
+def test_bounds_stand_for_words():
+    plan = compile_mask(Causal(), q_len=64, block_q=32, block_kv=32, row_bounds=True)
+    lists = row_lists(BlockTable.from_lists(plan.fwd), 2, plan.row_bounds.q)
+    np.testing.assert_array_equal(lists.bounds, plan.row_bounds.q)
+    assert lists.words is lists.partial_id is None

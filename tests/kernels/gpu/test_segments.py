@@ -43,7 +43,11 @@ def visited(lists, batch, row, rows, masks):
     return out
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "transposed"))
+@functools.partial(
+    jax.jit,
+    static_argnames=("rows", "transposed"),
+    compiler_options={"xla_backend_optimization_level": 0},  # compiling costs more than running
+)
 def cut_down(table, rows, transposed, q_ids, kv_ids):
     blocks = BlockIds.of(q_ids, BLOCK), BlockIds.of(kv_ids, BLOCK)
     lists = row_lists(table, rows, transposed=transposed)

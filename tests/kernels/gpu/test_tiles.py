@@ -36,11 +36,11 @@ def keep_kernel(
     tl.store(out + at, keep.to(tl.int16))
 
 
-@pytest.mark.parametrize("columns", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("columns", [16, 64, 256])
 @pytest.mark.parametrize("lanes", [1, 4])
 @pytest.mark.parametrize("intervals", [1, 2])
 def test_a_tile_keeps_what_lies_between_bounds(intervals, lanes, columns):
-    @settings(max_examples=10)
+    @settings(max_examples=5)
     @given(st.integers(0, 5), st.integers(0, 2**32))
     def holds(tile, seed):
         rng = np.random.default_rng(seed)
