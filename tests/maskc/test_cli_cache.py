@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from command import run_here
 
-from maskc.cli import main
-from maskc_cache import Store, read_plan, tiers
+from maskc_cache import Store, read_plan
 
 SPEC = (
     "maskc: 1\nq_len: 256\nblock_q: 32\nblock_kv: 64\nplans: {a: {mask: causal}, b: {mask: full}}\n"
@@ -62,19 +62,6 @@ def maskc(tmp_path, monkeypatch, capsys):
     (tmp_path / "spec.yaml").write_text(SPEC)
     monkeypatch.chdir(tmp_path)
 
-    def here(arguments, environment):
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["maskc", *arguments])
-            patch.setattr(tiers, "_has_warned", False)  # as in every new process
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            try:
-                main()
-                code = 0
-            except SystemExit as leaving:
-                code = leaving.code or 0
-        return code, *capsys.readouterr()
-
     def there(arguments, process):
         process.stdin.write(json.dumps(arguments) + "\n")
         process.stdin.flush()
@@ -82,7 +69,10 @@ def maskc(tmp_path, monkeypatch, capsys):
 
     def run(*arguments, code=0, process=None, **environment):
         environment = {"MASKC_CACHE": str(tmp_path / "cache")} | environment
-        got, out, err = there(arguments, process) if process else here(arguments, environment)
+        if process:
+            got, out, err = there(arguments, process)
+        else:
+            got, out, err = run_here(arguments, environment, monkeypatch, capsys)
         assert got == code, err
         assert "Traceback" not in err
         return json.loads(out) if "--json" in arguments else out + err
