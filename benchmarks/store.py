@@ -111,13 +111,14 @@ def opening(name: str, plan: Plan, folder: Path, seconds: float) -> list[list[st
     ]
 
 
-def read_for(root: Path, key: str, seconds: float) -> int:
-    """How often one process reads a plan in the time given."""
+def read_for(root: Path, key: str, seconds: float) -> tuple[int, float]:
+    """How often one process reads a plan in the time given, and its CPU seconds."""
     store, count, end = Store(root), 0, time.perf_counter() + seconds
+    started = time.process_time()
     while time.perf_counter() < end:
         assert store.get(key) is not None  # noqa: S101  # a miss would be fast
         count += 1
-    return count
+    return count, time.process_time() - started
 
 
 def readers(folder: Path, seconds: float) -> list[list[str]]:
@@ -127,9 +128,11 @@ def readers(folder: Path, seconds: float) -> list[list[str]]:
     rows = []
     for processes in (1, 2, 8):
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            counts = pool.starmap(read_for, [(folder / "shared", plan.key, seconds)] * processes)
-        rate = sum(counts) / seconds
-        rows.append([str(processes), f"{rate:,.0f}", f"{min(counts) / max(counts):.2f}"])
+            done = pool.starmap(read_for, [(folder / "shared", plan.key, seconds)] * processes)
+        counts = [count for count, _ in done]
+        each = sum(cpu for _, cpu in done) / sum(counts)
+        rate, evenly = sum(counts) / seconds, min(counts) / max(counts)
+        rows.append([str(processes), f"{rate:,.0f}", f"{1e3 * each:.3f}", f"{evenly:.2f}"])
     return rows
 
 
@@ -184,7 +187,8 @@ def main(seconds: float, repeats: int) -> None:
             rows += opening(title, plan, folder / str(number), seconds)
         headers = ["plan", "file, B", "way", "open, ms", "/ ours"]
         click.echo(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
-        headers = ["processes", "verified reads of 1 MB per second", "slowest / fastest"]
+        headers = ["processes", "verified reads of 1 MB per second", "CPU, ms per read"]
+        headers += ["slowest / fastest"]
         table = readers(folder, seconds)
         click.echo("\n" + tabulate(table, headers, tablefmt="github", disable_numparse=True))
         headers = ["command", "least of many, ms", "/ imports"]
