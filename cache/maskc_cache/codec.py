@@ -18,6 +18,7 @@ row; splash tables look alike around the diagonal. zstd alone sees neither: caus
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,16 @@ _WORTH = 200  # bytes that it must save at least, for the ten microseconds that 
 _RUN_BYTES = 8
 
 _Array = npt.NDArray[Any]
+
+
+class _OfThread(threading.local):
+    """One decompressor for all frames; to make one takes longer than to read most frames."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_of_thread = _OfThread()
 
 
 def compress(array: _Array, *, is_bits: bool) -> tuple[int, bytes]:
@@ -130,7 +141,7 @@ def _frame(stored: memoryview, nbytes: int, *, exact: bool) -> _Array:
         fits = size == nbytes if exact else size <= nbytes and size % _RUN_BYTES == 0
         if not fits or not size:
             raise ValueError(f"the zstd frame is not of {nbytes} bytes" + " or less" * (not exact))
-        content = zstandard.ZstdDecompressor().decompress(
+        content = _of_thread.decompressor.decompress(
             stored, max_output_size=size, allow_extra_data=False
         )
     except zstandard.ZstdError as error:

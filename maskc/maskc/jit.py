@@ -40,7 +40,11 @@ def loop(function: _Function) -> _Function:
 
     # numba names its file by this, and would not see that a loop called from here has changed
     function.__qualname__ += f"_{digest}"
-    return cast("_Function", numba.njit(cache=True, nogil=True)(function))
+    try:
+        compiled_loop = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # a read-only installation and no home: numba has nowhere to keep it
+        compiled_loop = numba.njit(nogil=True)(function)
+    return cast("_Function", compiled_loop)
 
 
 def compile_all() -> None:

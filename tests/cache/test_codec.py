@@ -1,6 +1,7 @@
 """Codecs: whatever is stored comes back, and nothing else is believed."""
 
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -117,3 +118,16 @@ def test_frames_are_of_the_size_that_they_must_have(codec):
         decompress(GRID, frame(bytes(4)), np.dtype("<i4"), ())
     with pytest.raises(ValueError, match="not a zstd frame"):
         decompress(codec, memoryview(b"nonsense"), np.dtype("<i4"), (10,))
+
+
+def test_threads_do_not_disturb_each_other():
+    arrays_of = {n: np.random.default_rng(n).integers(0, 3, 50_000, np.int8) for n in range(4)}
+    frames = {n: frame(data.tobytes()) for n, data in arrays_of.items()}
+
+    def work(n):
+        for _ in range(20):
+            again = decompress(ZSTD, frames[n], np.dtype("i1"), (50_000,))
+            np.testing.assert_array_equal(again, arrays_of[n])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, arrays_of))

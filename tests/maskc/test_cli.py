@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from command import run_here
 
 from maskc_cache import Store, read_plan
 
@@ -30,21 +31,15 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def maskc(folder):
+def maskc(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+
     def run(*arguments, code=0, **environment):
-        done = subprocess.run(
-            [sys.executable, "-m", "maskc", *arguments],
-            cwd=folder,
-            env=os.environ
-            | {"MASKC_CACHE": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
-            | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout if not code else done.stderr
+        environment = {"MASKC_CACHE": str(folder / "cache")} | environment
+        got, out, err = run_here(arguments, environment, monkeypatch, capsys)
+        assert got == code, err
+        assert "Traceback" not in err
+        return err if code else out
 
     return run
 

@@ -1,5 +1,7 @@
 """`maskc cache` and `maskc verify`, on caches that are good, damaged, full and read-only."""
 
+import contextlib
+import functools
 import json
 import os
 import shutil
@@ -7,52 +9,70 @@ import subprocess
 import sys
 
 import pytest
+from command import run_here
 
-from maskc.cli import main
-from maskc_cache import Store, read_plan, tiers
+from maskc_cache import Store, read_plan
 
 SPEC = (
     "maskc: 1\nq_len: 256\nblock_q: 32\nblock_kv: 64\nplans: {a: {mask: causal}, b: {mask: full}}\n"
 )
 
 
-def in_a_process(prefix, arguments, environment):
-    """Exit code and outputs of the command in a process of its own."""
-    done = subprocess.run(
-        [*prefix, sys.executable, "-m", "maskc", *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+MANY = """
+import contextlib, io, json, sys
+from maskc.cli import main
+for line in sys.stdin:
+    sys.argv, out, err, code = ["maskc", *json.loads(line)], io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+MOUNTS = {
+    "full": "mount -t tmpfs -o size=64k tmpfs $0 && head -c 64k /dev/zero > $0/full || true",
+    "read-only": "mount --bind $0 $0 && mount -o remount,ro,bind $0",
+}
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Starts a process that has the cache mounted in one of these ways and runs commands."""
+    with contextlib.ExitStack() as stack:
+
+        def start(mount):
+            shell = ("unshare", "--mount", "sh", "-c", f'{MOUNTS[mount]}; shift 0; exec "$@"')
+            process = subprocess.Popen(
+                [*shell, tmp_path / "cache", sys.executable, "-c", MANY],
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join(sys.path), "MASKC_CACHE": str(tmp_path / "cache")},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            return stack.enter_context(process)  # closes its pipes and waits
+
+        yield start
 
 
 @pytest.fixture
 def maskc(tmp_path, monkeypatch, capsys):
-    """The command; in this process, which is far faster, unless it gets mounts of its own."""
+    """The command; in this process, which is far faster, unless another one is given."""
     (tmp_path / "spec.yaml").write_text(SPEC)
     monkeypatch.chdir(tmp_path)
 
-    def here(arguments, environment):
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["maskc", *arguments])
-            patch.setattr(tiers, "_has_warned", False)  # as in every new process
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            try:
-                main()
-                code = 0
-            except SystemExit as leaving:
-                code = leaving.code or 0
-        return code, *capsys.readouterr()
+    def there(arguments, process):
+        process.stdin.write(json.dumps(arguments) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
 
-    def run(*arguments, code=0, prefix=(), **environment):
+    def run(*arguments, code=0, process=None, **environment):
         environment = {"MASKC_CACHE": str(tmp_path / "cache")} | environment
-        if prefix:
-            got, out, err = in_a_process(prefix, arguments, environment)
+        if process:
+            got, out, err = there(arguments, process)
         else:
-            got, out, err = here(arguments, environment)
+            got, out, err = run_here(arguments, environment, monkeypatch, capsys)
         assert got == code, err
         assert "Traceback" not in err
         return json.loads(out) if "--json" in arguments else out + err
@@ -144,33 +164,27 @@ def test_a_remote_that_fails_costs_one_line(maskc):
     reason="no mounts of our own here",
 )
 @pytest.mark.parametrize("mount", ["full", "read-only"])
-def test_a_full_and_a_read_only_cache(maskc, tmp_path, mount):
-    cache = tmp_path / "cache"
+def test_a_full_and_a_read_only_cache(maskc, mounted, tmp_path, mount):
     maskc("cache", "warm", "spec.yaml")
-    commands = {
-        "full": "mount -t tmpfs -o size=64k tmpfs $0 && head -c 64k /dev/zero > $0/full || true",
-        "read-only": "mount --bind $0 $0 && mount -o remount,ro,bind $0",
-    }
-    prefix = ("unshare", "--mount", "sh", "-c", f'{commands[mount]}; shift 0; exec "$@"', cache)
-    warmed = maskc("cache", "warm", "spec.yaml", "--json", prefix=prefix)
+    there = functools.partial(maskc, process=mounted(mount))
+    warmed = there("cache", "warm", "spec.yaml", "--json")
     assert all(record["hit"] for record in warmed) == (mount == "read-only")
     assert all(record["file"] for record in warmed) == (mount == "read-only")
-    assert len(maskc("compile", "spec.yaml", "--json", prefix=prefix)) == 2
+    assert len(there("compile", "spec.yaml", "--json")) == 2
     for command in ("ls", "verify", "path"):
-        maskc("cache", command, prefix=prefix)
+        there("cache", command)
     if mount == "read-only":
-        assert "Read-only file system" in maskc("cache", "gc", prefix=prefix, code=1)
         key = warmed[0]["key"]
-        assert "Read-only file system" in maskc("cache", "rm", key, prefix=prefix, code=1)
-        new = maskc("compile", "spec.yaml", "--force", prefix=prefix)
-        assert "compiled" in new
-        Store(cache).path(key).write_bytes(b"")  # nobody can set this aside, nor heal it
-        assert "Read-only file system" in maskc("compile", "spec.yaml", prefix=prefix)
-        assert "the plan is damaged" in maskc("cache", "info", key, prefix=prefix, code=1)
-        assert len(maskc("cache", "verify", "--json", prefix=prefix, code=1)["damaged"]) == 1
+        assert "Read-only file system" in there("cache", "gc", code=1)
+        assert "Read-only file system" in there("cache", "rm", key, code=1)
+        assert "compiled" in there("compile", "spec.yaml", "--force")
+        Store(tmp_path / "cache").path(key).write_bytes(b"")  # which nobody can heal there
+        assert "Read-only file system" in there("compile", "spec.yaml")
+        assert "the plan is damaged" in there("cache", "info", key, code=1)
+        assert len(there("cache", "verify", "--json", code=1)["damaged"]) == 1
     else:
-        assert "No space left" in maskc("compile", "spec.yaml", prefix=prefix)
-        assert "a (not kept)" in maskc("cache", "warm", "spec.yaml", prefix=prefix)
+        assert "No space left" in there("compile", "spec.yaml")
+        assert "a (not kept)" in there("cache", "warm", "spec.yaml")
 
 
 def test_what_cannot_be_listed_is_not_called_empty(maskc, tmp_path):

@@ -53,6 +53,14 @@ def loops(tmp_path, monkeypatch):
         sys.modules.pop(f"{name}_compiled", None)
 
 
+def test_loops_are_compiled_where_nothing_can_be_kept(loops, monkeypatch):
+    """As for a user without a home, of an installation that is not theirs."""
+    assert loops
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    low = importlib.import_module("low")
+    assert jit.compiled(low).step(1) == 2
+
+
 def test_twins_call_twins(loops):
     assert loops
     high, middle, low = (importlib.import_module(name) for name in ("high", "middle", "low"))
