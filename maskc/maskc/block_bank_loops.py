@@ -108,7 +108,7 @@ def _normalise(pieces: Ints, length: int, height: int, scratch: Any) -> None:
             for k in range(4):
                 cur[i, k] = pieces[at + 2 + 4 * i + k]
         following = at + 2 + 4 * n
-        stop = pieces[following] if following < length else height
+        stop = int(pieces[following]) if following < length else height
         push(pieces[at], stop, cur, n, state, run, size, out_rows, out_ptr, out_ends)
         at = following
     flush(state, run, size, out_rows, out_ptr, out_ends)

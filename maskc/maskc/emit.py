@@ -231,12 +231,13 @@ def _columns(
         if kind != STATE:
             loops.column_edges(kind, shard.ptr, shard.runs, masks, edges[kind])
     for row, mask in enumerate(masks.tolist()):
+        turns = None
         if slabs.shrunk:
             turns = loops.column_turns(shard.ptr, shard.runs, mask * nk, nk, own)
         top = mask * slabs.blocking.nq + first
         for kind, table in parts:
             edge, part = edges[kind, row], table[row]
-            if slabs.shrunk:
+            if turns:
                 loops.fill_columns(kind, shard.runs, turns, edge, own, slabs.keep, part)
             else:
                 loops.fill_grid_columns(kind, blocks.ptr, blocks.runs, top, edge, part)

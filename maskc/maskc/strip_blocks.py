@@ -77,4 +77,5 @@ def _drawn(
 def _lines(block_kv: int) -> npt.NDArray[np.uint64]:
     """Line x has its first x bits set: [block_kv + 1, words], the same for all masks."""
     left = 64 * np.arange(-(-block_kv // 64))
-    return _FIRST[np.clip(np.arange(block_kv + 1)[:, None] - left, 0, 64)]
+    lines: npt.NDArray[np.uint64] = _FIRST[np.clip(np.arange(block_kv + 1)[:, None] - left, 0, 64)]
+    return lines

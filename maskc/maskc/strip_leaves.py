@@ -148,8 +148,9 @@ def _documents(leaf: Documents, shape: Shape) -> Strips:
                 f"Documents.{name}: the documents end at {cu.array[-1]}, past the length {length}"
             )
     q, kv = leaf.cu_seqlens.array.astype(np.int64), keys.array.astype(np.int64)
-    starts, stops = (np.append(kv[side], kv[-1]) for side in (slice(-1), slice(1, None)))
-    return _boxes(q, stops, shape, starts)  # after the last document, an empty one
+    stops = np.empty_like(kv)
+    stops[:-1], stops[-1] = kv[1:], kv[-1]  # after the last document, an empty one
+    return _boxes(q, stops, shape, kv)
 
 
 def _boxes(tops: _Ints, stops: _Ints, shape: Shape, starts: _Ints | None = None) -> Strips:

@@ -245,14 +245,15 @@ def _edge(events: Ints, at: int, position: int) -> None:
 
 
 @loop
-def _lower(ends: Ints, first: int, count: int, down: int, cur: Ints) -> None:
-    """Copy intervals, as they are so many rows down."""
-    for i in range(count):
+def _lower(ends: Ints, first: int, last: int, down: int, cur: Ints) -> int:
+    """Copy intervals `first:last`, as they are `down` rows into their strip; how many they are."""
+    for i in range(last - first):
         lo_slope, hi_slope = ends[first + i, 2], ends[first + i, 3]
         cur[i, 0] = ends[first + i, 0] + down * lo_slope
         cur[i, 1] = ends[first + i, 1] + down * hi_slope
         cur[i, 2] = lo_slope
         cur[i, 3] = hi_slope
+    return last - first
 
 
 @loop
@@ -336,28 +337,20 @@ def combine(
             a += 1
         while b_rows[b + 1] <= row:
             b += 1
+        stop = min(a_rows[a + 1], b_rows[b + 1])
         if b_ptr[b] == b_ptr[b + 1] and table & 0b0101 == 0b0100:  # the first mask itself
-            stop, down = min(a_rows[a + 1], b_rows[b + 1]), row - a_rows[a]
-            count = a_ptr[a + 1] - a_ptr[a]
-            _lower(a_ends, a_ptr[a], count, down, cur)
-            push(row, stop, cur, count, state, run, size, out_rows, out_ptr, out_ends)
-            row = stop
-            continue
-        if a_ptr[a] == a_ptr[a + 1] and table & 0b0011 == 0b0010:  # the second
-            stop, down = min(a_rows[a + 1], b_rows[b + 1]), row - b_rows[b]
-            count = b_ptr[b + 1] - b_ptr[b]
-            _lower(b_ends, b_ptr[b], count, down, cur)
-            push(row, stop, cur, count, state, run, size, out_rows, out_ptr, out_ends)
-            row = stop
-            continue
-        _edge(events, 0, 0)  # the keys end there, for an operator that is true of nothing
-        n = _gather(a_ends, a_ptr[a], a_ptr[a + 1], row - a_rows[a], 0, 1, events)
-        n = _gather(b_ends, b_ptr[b], b_ptr[b + 1], row - b_rows[b], 1, n, events)
-        _edge(events, n, kv_len)
-        n += 1
-        _sort(events, n)
-        stop = min(row + _holds(events, n), a_rows[a + 1], b_rows[b + 1])
-        count = _walk(events, n, table, cur)
+            count = _lower(a_ends, a_ptr[a], a_ptr[a + 1], row - a_rows[a], cur)
+        elif a_ptr[a] == a_ptr[a + 1] and table & 0b0011 == 0b0010:  # the second
+            count = _lower(b_ends, b_ptr[b], b_ptr[b + 1], row - b_rows[b], cur)
+        else:
+            _edge(events, 0, 0)  # the keys end there, for an operator that is true of nothing
+            n = _gather(a_ends, a_ptr[a], a_ptr[a + 1], row - a_rows[a], 0, 1, events)
+            n = _gather(b_ends, b_ptr[b], b_ptr[b + 1], row - b_rows[b], 1, n, events)
+            _edge(events, n, kv_len)
+            n += 1
+            _sort(events, n)
+            stop = min(stop, row + _holds(events, n))
+            count = _walk(events, n, table, cur)
         push(row, stop, cur, count, state, run, size, out_rows, out_ptr, out_ends)
         row = stop
     _finish(end, state, run, size, out_rows, out_ptr, out_ends)

@@ -276,7 +276,8 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
     """The Kronecker product: `outer[q // n, kv // m] and inner[q % n, kv % m]`, inner [n, m].
 
     Returns:
-        None if it has more than 8 intervals per row: too many for a strip form.
+        None if it has more than 8 intervals per row, before tiles that meet are joined: too many
+        for a strip form.
     """
     q, kv = inner.q_len, inner.kv_len
     rows, ptr, ends = inner.arrays
