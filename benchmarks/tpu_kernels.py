@@ -11,6 +11,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from maskc_kernels.tpu.backward import Operands, backward_dkv, backward_dq
 from maskc_kernels.tpu.bits import word_rows
+from maskc_kernels.tpu.bounds import ENDS, Bounds
 from maskc_kernels.tpu.config import KernelConfig
 from maskc_kernels.tpu.forward import forward
 from maskc_kernels.tpu.sizes import Sizes
@@ -39,14 +40,16 @@ def _array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
-def ours(blocks: Blocks, *, backward: bool) -> list[Program]:
-    """Forward, or dq and dkv; any mask."""
+def ours(blocks: Blocks, *, backward: bool, bounded: bool = False) -> list[Program]:
+    """Forward, or dq and dkv; any mask, or one whose rows have bounds."""
     sizes = Sizes(1, HEADS, HEADS, LENGTH, LENGTH, blocks.q, blocks.kv)
     config, form = KernelConfig(), EntryForm(8, 1, KernelConfig().chunk)
     x = _array(HEADS, LENGTH, blocks.head_dim)
     head_mask, ptr, entries = (_array(n, dtype=jnp.int32) for n in (HEADS, 2, 8 * form.chunk))
     words = _array(4, word_rows(blocks.q), blocks.kv, dtype=jnp.int32)
     turned = _array(4, word_rows(blocks.kv), blocks.q, dtype=jnp.int32)
+    if bounded:
+        words = turned = Bounds(_array(1, ENDS, LENGTH, dtype=jnp.int32))  # type: ignore[arg-type]
     if not backward:
 
         def run(q: Any, k: Any, v: Any, head_mask: Any, ptr: Any, entries: Any, words: Any) -> Any:

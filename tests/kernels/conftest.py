@@ -11,7 +11,7 @@ from maskc_kernels import AttentionTables, BlockTable
 
 
 def attention_tables(plan, *, roomy=False):
-    """The plan's lists for the kernels.
+    """The plan's lists and row bounds for the kernels.
 
     With `roomy`, lists are as long as any mask of these lengths could need, with junk in the part
     that no row points at. So all masks share array shapes and one compilation, and a kernel that
@@ -21,7 +21,8 @@ def attention_tables(plan, *, roomy=False):
     if roomy:
         cells = [plan.masks * np.prod(plan.grid(name)) for name in ("fwd", "dq", "dkv")]
         tables = [_roomy(*pair) for pair in zip(tables, cells, strict=True)]
-    return AttentionTables(plan.head_mask, *tables)
+    bounds = plan.row_bounds and (plan.row_bounds.q, plan.row_bounds.kv)
+    return AttentionTables(plan.head_mask, *tables, *(bounds or ()))
 
 
 def _roomy(table, cells):

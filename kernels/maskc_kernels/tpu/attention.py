@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from maskc_kernels.tpu.backward import Operands, backward_dkv, backward_dq
 from maskc_kernels.tpu.bits import mask_words
+from maskc_kernels.tpu.bounds import row_bounds
 from maskc_kernels.tpu.config import LOG2E, KernelConfig
 from maskc_kernels.tpu.forward import forward
 from maskc_kernels.tpu.limits import refusal
@@ -20,6 +21,7 @@ from maskc_kernels.xla.backward import row_gradients
 
 if TYPE_CHECKING:
     from maskc_kernels.tables import AttentionTables, BlockTable
+    from maskc_kernels.tpu.bounds import Partial
 
 __all__ = ["block_sparse_attention"]
 
@@ -109,8 +111,7 @@ def _fwd(
         whole_blocks(k, sizes.block_kv),
         whole_blocks(v, sizes.block_kv),
         jnp.asarray(tables.head_mask),
-        _by_queries(tables.fwd, sizes, segments, options.config),
-        mask_words(tables.fwd),
+        *_by_queries(tables.fwd, tables, sizes, segments, options.config),
         sizes=sizes,
         config=options.config,
         soft_cap=_base2(options.soft_cap),
@@ -148,7 +149,7 @@ def _bwd(
     factor = jnp.where(sm_scale == 0, 1, sm_scale).astype(jnp.float32)
     dq = backward_dq(
         operands(sizes), factor[None], head_mask,
-        _by_queries(tables.dq, sizes, segments, config), mask_words(tables.dq),
+        *_by_queries(tables.dq, tables, sizes, segments, config),
         sizes=sizes, config=config, soft_cap=soft_cap, segments=segments,
     )  # fmt: skip
     dq = dq.reshape(*q.shape[:2], -1, q.shape[3])[:, :, : sizes.q_len]
@@ -159,8 +160,7 @@ def _bwd(
     sizes = Sizes.of(q, k, tables.dkv)
     segments = _segments(ids, sizes)
     dk, dv = backward_dkv(
-        operands(sizes), head_mask, _by_keys(tables.dkv, sizes, segments, config),
-        mask_words(tables.dkv, transposed=True),
+        operands(sizes), head_mask, *_by_keys(tables, sizes, segments, config),
         sizes=sizes, config=config, soft_cap=soft_cap, segments=segments,
     )  # fmt: skip
     dk, dv = (x.reshape(*k.shape[:2], -1, x.shape[-1])[:, :, : sizes.kv_len] for x in (dk, dv))
@@ -179,25 +179,33 @@ def _segments(ids: tuple[jax.Array, jax.Array] | None, sizes: Sizes) -> Segments
 
 
 def _by_queries(
-    table: BlockTable, sizes: Sizes, segments: Segments | None, config: KernelConfig
-) -> WorkList:
-    """The list whose rows are blocks of queries."""
+    table: BlockTable,
+    tables: AttentionTables,
+    sizes: Sizes,
+    segments: Segments | None,
+    config: KernelConfig,
+) -> tuple[WorkList, Partial]:
+    """The list whose rows are blocks of queries, and what its partial blocks apply."""
     ids = None if segments is None else (segments.q_blocks, segments.kv_blocks)
+    bounds = row_bounds(tables.q_bounds, jnp.asarray(tables.head_mask), sizes.block_q)
     work: WorkList = work_list(
-        table, rows=sizes.q_blocks, cols=sizes.kv_blocks, chunk=config.chunk, ids=ids
-    )
-    return work
+        table, rows=sizes.q_blocks, cols=sizes.kv_blocks, chunk=config.chunk, ids=ids,
+        numbered=bounds is None,
+    )  # fmt: skip
+    return work, mask_words(table) if bounds is None else bounds
 
 
 def _by_keys(
-    table: BlockTable, sizes: Sizes, segments: Segments | None, config: KernelConfig
-) -> WorkList:
-    """The list whose rows are blocks of keys."""
+    tables: AttentionTables, sizes: Sizes, segments: Segments | None, config: KernelConfig
+) -> tuple[WorkList, Partial]:
+    """The list whose rows are blocks of keys, and what its partial blocks apply."""
     ids = None if segments is None else (segments.kv_blocks, segments.q_blocks)
+    bounds = row_bounds(tables.kv_bounds, jnp.asarray(tables.head_mask), sizes.block_kv)
     work: WorkList = work_list(
-        table, rows=sizes.kv_blocks, cols=sizes.q_blocks, chunk=config.chunk, ids=ids
-    )
-    return work
+        tables.dkv, rows=sizes.kv_blocks, cols=sizes.q_blocks, chunk=config.chunk, ids=ids,
+        numbered=bounds is None,
+    )  # fmt: skip
+    return work, mask_words(tables.dkv, transposed=True) if bounds is None else bounds
 
 
 def _scaled(q: jax.Array, sm_scale: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, sta
 from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
 
 if TYPE_CHECKING:
+    from maskc_kernels.tpu.bounds import Partial
     from maskc_kernels.tpu.config import KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
@@ -171,7 +172,7 @@ def backward_dq(
     sm_scale: jax.Array,
     head_mask: jax.Array,
     work: WorkList,
-    words: jax.Array,
+    partial: Partial,
     *,
     sizes: Sizes,
     config: KernelConfig,
@@ -185,7 +186,7 @@ def backward_dq(
         sm_scale: float32 [1], the factor on the scores.
         head_mask: int32 [heads], which mask each head uses.
         work: entries of the masks; a row is a block of queries.
-        words: int32 [unique, word rows, block_kv], the partial blocks.
+        partial: int32 [unique, word rows, block_kv], the partial blocks; or bounds of queries.
         sizes: the sizes.
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
@@ -216,7 +217,7 @@ def backward_dq(
         body=body,
     )
     (dq,) = run_pass(
-        job, work, words, head_mask, [q, dout, rows], [k, v],
+        job, work, partial, head_mask, [q, dout, rows], [k, v],
         config=config, scalars=[sm_scale], segments=segments,
     )  # fmt: skip
     return dq
@@ -226,7 +227,7 @@ def backward_dkv(
     operands: Operands,
     head_mask: jax.Array,
     work: WorkList,
-    words: jax.Array,
+    partial: Partial,
     *,
     sizes: Sizes,
     config: KernelConfig,
@@ -243,7 +244,8 @@ def backward_dkv(
         operands: whole blocks of the pass.
         head_mask: int32 [heads], which mask each head uses.
         work: entries of the masks; a row is a block of keys.
-        words: int32 [unique, word rows, block_q], the partial blocks, transposed.
+        partial: int32 [unique, word rows, block_q], the partial blocks, transposed; or bounds of
+            keys.
         sizes: the sizes.
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
@@ -292,7 +294,7 @@ def backward_dkv(
         body=body,
     )  # fmt: skip
     dk, dv = run_pass(
-        job, work, words, head_mask, [k, v], [q, dout, rows],
+        job, work, partial, head_mask, [k, v], [q, dout, rows],
         config=config, segments=None if segments is None else segments.transposed,
     )  # fmt: skip
     if together:

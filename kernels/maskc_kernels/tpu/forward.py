@@ -11,6 +11,7 @@ from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, stagg
 from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
 
 if TYPE_CHECKING:
+    from maskc_kernels.tpu.bounds import Partial
     from maskc_kernels.tpu.config import KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
@@ -74,7 +75,7 @@ def forward(
     v: jax.Array,
     head_mask: jax.Array,
     work: WorkList,
-    words: jax.Array,
+    partial: Partial,
     *,
     sizes: Sizes,
     config: KernelConfig,
@@ -92,7 +93,7 @@ def forward(
         v: [batch * kv_heads, kv_blocks * block_kv, v_head_dim].
         head_mask: int32 [heads], which mask each head uses.
         work: entries of the masks; a row is a block of queries.
-        words: int32 [unique, word rows, block_kv], the partial blocks.
+        partial: int32 [unique, word rows, block_kv], the partial blocks; or bounds of queries.
         sizes: the sizes.
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
@@ -143,7 +144,7 @@ def forward(
     scalars = [] if sinks is None else [sinks]
     return tuple(
         run_pass(
-            job, work, words, head_mask, [q], [k, v],
+            job, work, partial, head_mask, [q], [k, v],
             config=config, scalars=scalars, segments=segments,
         )
     )  # fmt: skip

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.bits import unpack_words, word_rows
+from maskc_kernels.tpu.bounds import ENDS
 from maskc_kernels.tpu.config import LANES, LN2, MASKED, Tile
 
 __all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "staggered", "upright"]
@@ -54,14 +55,19 @@ class Mask(NamedTuple):
     """What restricts one block, in VMEM and SMEM.
 
     Attributes:
-        words: int32 [word rows, columns], its bits; None if all attend.
+        words: int32 [word rows, columns], its bits; None if all attend, or bounds tell.
         all_bits: int32 [], -1 if the bits do not count after all, else 0; None is 0.
+        bounds: int32 [2, rows, 128], the ends of each row's interval in every lane; None if all
+            attend, or bits tell.
+        first_col: int32 [], the number of the block's first column, which bounds count from 0.
         row_ids: int32 [rows, 128], segment ids in every lane; None without segments.
         col_ids: int32 [1, columns].
     """
 
     words: Ref | None = None
     all_bits: jax.Array | None = None
+    bounds: Ref | None = None
+    first_col: jax.Array | None = None
     row_ids: Ref | None = None
     col_ids: Ref | None = None
 
@@ -72,6 +78,13 @@ class Mask(NamedTuple):
             words = self.words[held, tile.columns]
             words = words if self.all_bits is None else words | self.all_bits
             scores = jnp.where(unpack_words(words, scores.shape[0]), scores, MASKED)
+        if self.bounds is not None and self.first_col is not None:
+            first = self.first_col + tile.columns.start
+            low, high = (
+                lanes(self.bounds[end, tile.rows] - first, scores.shape[1]) for end in range(ENDS)
+            )
+            column = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+            scores = jnp.where((low <= column) & (column < high), scores, MASKED)
         if self.row_ids is not None and self.col_ids is not None:
             same = lanes(self.row_ids[tile.rows], scores.shape[1]) == self.col_ids[:, tile.columns]
             scores = jnp.where(same, scores, MASKED)

@@ -16,11 +16,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from maskc_kernels.tpu.bounds import ENDS, Bounds
 from maskc_kernels.tpu.config import LANES
 from maskc_kernels.tpu.softmax import Mask, upright
 from maskc_kernels.tpu.stream import Buffers, Ref, Stream, loop
 
 if TYPE_CHECKING:
+    from maskc_kernels.tpu.bounds import Partial
     from maskc_kernels.tpu.config import KernelConfig
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.worklist import Entry, WorkList
@@ -118,15 +120,41 @@ class Pass:
     scratch: Sequence[Any]
     body: Callable[[jax.Array, list[Ref], list[Ref], list[Ref], list[Ref]], Body]
 
+    def with_bounds(self, bounds: Bounds) -> Pass:
+        """With the bounds of the rows as an operand behind the others."""
+        ends, row = bounds.ends, self.row_side[0].block
+
+        def own(lane: jax.Array, member: jax.Array) -> jax.Array:
+            del member
+            return self.head(lane) if ends.shape[0] > 1 else jnp.int32(0)
+
+        return replace(self, row_side=[*self.row_side, Tiles(ends, row, own, wide=True)])
+
     def with_ids(self, segments: Segments, lane: Lane) -> Pass:
-        """With segment ids as the last operands of both sides, and room for the rows' upright."""
+        """With segment ids as the last operands of both sides."""
         row, col = self.row_side[0].block, self.col_side[0].block
         return replace(
             self,
             row_side=[*self.row_side, Tiles(segments.q, row, lane, wide=True)],
             col_side=[*self.col_side, Tiles(segments.kv, col, lane, wide=True)],
-            scratch=[pltpu.VMEM((row, LANES), jnp.int32), *self.scratch],
         )
+
+
+class _Upright(NamedTuple):
+    """Numbers of the rows that blocks compare with, turned once per row.
+
+    Attributes:
+        flat: int32 [2, n, rows], as they come.
+        ref: int32 [n, rows, 128], in every lane.
+    """
+
+    flat: Buffers
+    ref: Ref
+
+    def turn(self, row_slot: jax.Array) -> None:
+        """A row begins; its numbers are in VMEM."""
+        for number in range(self.ref.shape[0]):
+            self.ref[number] = upright(self.flat.vmem[row_slot, number : number + 1])
 
 
 class _State(NamedTuple):
@@ -154,18 +182,19 @@ class _State(NamedTuple):
 class _Walk(NamedTuple):
     """One lane's walk, in the kernel.
 
-    With segment ids, `row_ids` is where the row's stand upright, and the last operand of either
-    side is the ids.
+    Partial blocks have `bits` or the rows' `bounds`, and the other is None. With segment ids, `ids`
+    are those of the rows, and the last operand of the columns is theirs.
     """
 
     job: Pass
     lane: jax.Array
     stream: Stream
-    bits: Buffers
+    bits: Buffers | None
+    bounds: _Upright | None
+    ids: _Upright | None
     row_side: list[Buffers]
     col_side: list[Buffers]
     results: list[Buffers]
-    row_ids: Ref | None
     body: Body
 
     def run(self, begin: jax.Array, end: jax.Array) -> None:
@@ -213,34 +242,34 @@ class _Walk(NamedTuple):
         def _() -> None:
             self.begin_row(row)
 
-        @pl.when(state.bits_coming != 0)
-        def _() -> None:
-            self.bits.fetch(state.bits_slot, 0).wait()
+        if self.bits is not None:
+            latest = self.bits.fetch(state.bits_slot, 0)
+            pl.when(state.bits_coming != 0)(latest.wait)
 
-        words = self.bits.vmem.at[state.bits_slot]
+        def absorb(mask: Mask) -> Callable[[], None]:
+            return lambda: self.body.absorb(row & 1, state.col_slot, mask)
 
-        @pl.when((entry.listed != 0) & (entry.partial == 0) & (entry.cut == 0))
-        def _() -> None:
-            self.body.absorb(row & 1, state.col_slot, Mask())
-
-        @pl.when((entry.partial != 0) & (entry.cut == 0))
-        def _() -> None:
-            self.body.absorb(row & 1, state.col_slot, Mask(words))
-
-        def absorb_cut() -> None:
-            all_bits = (entry.partial == 0).astype(jnp.int32) * -1
+        mask = self.mask(entry, state)
+        pl.when((entry.listed != 0) & (entry.partial == 0) & (entry.cut == 0))(absorb(Mask()))
+        pl.when((entry.partial != 0) & (entry.cut == 0))(absorb(mask))
+        if self.ids is not None:
+            # A full block may be cut too. Its bounds are as wide as it is; it has no bits.
+            all_bits = None if self.bits is None else (entry.partial == 0).astype(jnp.int32) * -1
             col_ids = self.col_side[-1].vmem.at[state.col_slot]
-            mask = Mask(words, all_bits, self.row_ids, col_ids)
-            self.body.absorb(row & 1, state.col_slot, mask)
-
-        if self.row_ids is not None:
-            pl.when(entry.cut != 0)(absorb_cut)
+            cut = mask._replace(all_bits=all_bits, row_ids=self.ids.ref.at[0], col_ids=col_ids)
+            pl.when(entry.cut != 0)(absorb(cut))
 
         @pl.when(closes)
         def _() -> None:
             self.end_row(row)
 
         return ahead._replace(row=row)
+
+    def mask(self, entry: Entry, state: _State) -> Mask:
+        """What restricts the entry if it is partial."""
+        words = None if self.bits is None else self.bits.vmem.at[state.bits_slot]
+        bounds = None if self.bounds is None else self.bounds.ref
+        return Mask(words, bounds=bounds, first_col=entry.col * self.job.col_side[0].block)
 
     def following(
         self, number: jax.Array, member: jax.Array, end: jax.Array
@@ -259,27 +288,33 @@ class _Walk(NamedTuple):
         """Start what a step needs and VMEM does not have."""
         key = entry.col * self.job.members + member
         new_col = (entry.listed != 0) & (key != state.col_key)
-        new_bits = (entry.partial != 0) & (entry.partial_id != state.bits_id)
         col_slot = jnp.where(new_col, 1 - state.col_slot, state.col_slot)
-        bits_slot = jnp.where(new_bits, 1 - state.bits_slot, state.bits_slot)
 
         @pl.when(new_col)
         def _() -> None:
             for copy in self.col_copies(col_slot, member, entry.col):
                 copy.start()
 
-        @pl.when(new_bits)
-        def _() -> None:
-            self.bits.fetch(bits_slot, entry.partial_id).start()
-
-        return _State(
-            row=state.row,
+        state = state._replace(
             col_slot=col_slot,
             col_key=jnp.where(new_col, key, state.col_key),
             col_coming=new_col.astype(jnp.int32),
-            bits_slot=bits_slot,
-            bits_id=jnp.where(new_bits, entry.partial_id, state.bits_id),
-            bits_coming=new_bits.astype(jnp.int32),
+        )
+        return state if self.bits is None else self.fetch_bits(self.bits, entry, state)
+
+    def fetch_bits(self, bits: Buffers, entry: Entry, state: _State) -> _State:
+        """Start what a partial block needs and VMEM does not have."""
+        new = (entry.partial != 0) & (entry.partial_id != state.bits_id)
+        slot = jnp.where(new, 1 - state.bits_slot, state.bits_slot)
+
+        @pl.when(new)
+        def _() -> None:
+            bits.fetch(slot, entry.partial_id).start()
+
+        return state._replace(
+            bits_slot=slot,
+            bits_id=jnp.where(new, entry.partial_id, state.bits_id),
+            bits_coming=new.astype(jnp.int32),
         )
 
     def begin_row(self, row: jax.Array) -> None:
@@ -292,8 +327,9 @@ class _Walk(NamedTuple):
             for copy in self.row_copies(row + 1):
                 copy.start()
 
-        if self.row_ids is not None:
-            self.row_ids[...] = upright(self.row_side[-1].vmem[row & 1])
+        for numbers in (self.bounds, self.ids):
+            if numbers is not None:
+                numbers.turn(row & 1)
         self.body.begin(row & 1)
 
     def end_row(self, row: jax.Array) -> None:
@@ -336,7 +372,7 @@ class _Walk(NamedTuple):
 def run_pass(
     job: Pass,
     work: WorkList,
-    words: jax.Array,
+    partial: Partial,
     head_mask: jax.Array,
     row_side: Sequence[jax.Array],
     col_side: Sequence[jax.Array],
@@ -350,7 +386,7 @@ def run_pass(
     Args:
         job: the pass.
         work: the entries of its masks.
-        words: int32 [unique, word rows, columns], the partial blocks.
+        partial: int32 [unique, word rows, columns], the partial blocks; or the rows' bounds.
         head_mask: int32 [heads], which mask each head uses.
         row_side: operands in the order of `job.row_side`.
         col_side: operands in the order of `job.col_side`.
@@ -363,26 +399,40 @@ def run_pass(
     """
     prefetched = [head_mask, work.ptr, *scalars]
     per_batch = job.lanes // work.batches
+    words: list[jax.Array] = []
+    turned: list[int] = []  # numbers per row of the operands that come last
+    if isinstance(partial, Bounds):
+        job, row_side, turned = job.with_bounds(partial), [*row_side, partial.ends], [ENDS]
+    else:
+        words = [partial]
     if segments is not None:
         job = job.with_ids(segments, lambda lane, _: jax.lax.div(lane, jnp.int32(per_batch)))
         row_side, col_side = [*row_side, segments.q], [*col_side, segments.kv]
+        turned = [*turned, 1]
     sides = [*job.row_side, *job.col_side, *job.results]
 
     def kernel(*refs: Ref) -> None:
         (mask_of, ptr, *extra), refs = refs[: len(prefetched)], refs[len(prefetched) :]
-        (entries, bits), refs = refs[:2], refs[2:]
-        operands, rest = refs[: len(sides)], iter(refs[len(sides) :])
+        operands, rest = refs[: 1 + len(words) + len(sides)], refs[1 + len(words) + len(sides) :]
+        hbm, scratch = iter(operands), iter(rest)
+
+        def buffers(number: int) -> list[Buffers]:
+            return [Buffers(next(hbm), next(scratch), next(scratch)) for _ in range(number)]
+
         lane = pl.program_id(0)
-        stream = Stream(work.form, entries, next(rest), next(rest))
-        mask_bits = Buffers(bits, next(rest), next(rest))
-        buffers = [Buffers(hbm, next(rest), next(rest)) for hbm in operands]
-        rows, buffers = buffers[: len(job.row_side)], buffers[len(job.row_side) :]
-        cols, results = buffers[: len(job.col_side)], buffers[len(job.col_side) :]
-        row_ids = None if segments is None else next(rest)
-        body = job.body(
-            lane, extra, [side.vmem for side in rows], [side.vmem for side in cols], [*rest]
+        stream = Stream(work.form, next(hbm), next(scratch), next(scratch))
+        bits, rows, cols, results = map(
+            buffers, (len(words), len(job.row_side), len(job.col_side), len(job.results))
         )
-        walk = _Walk(job, lane, stream, mask_bits, rows, cols, results, row_ids, body)
+        upright = [_Upright(rows[at - len(turned)], next(scratch)) for at in range(len(turned))]
+        bounds = upright[0] if not words else None
+        ids = upright[-1] if segments is not None else None
+        body = job.body(
+            lane, extra, [side.vmem for side in rows], [side.vmem for side in cols], [*scratch]
+        )
+        walk = _Walk(
+            job, lane, stream, bits[0] if words else None, bounds, ids, rows, cols, results, body
+        )
         mask = mask_of[job.head(lane)]
         if work.batches > 1:
             mask += jax.lax.div(lane, jnp.int32(per_batch)) * work.masks
@@ -394,12 +444,13 @@ def run_pass(
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(prefetched),
             grid=(job.lanes,),
-            in_specs=[anywhere] * (2 + len(row_side) + len(col_side)),
+            in_specs=[anywhere] * (1 + len(words) + len(row_side) + len(col_side)),
             out_specs=[anywhere] * len(job.results),
             scratch_shapes=[
                 *Stream.scratch(work.form),
-                *Buffers.scratch(words.shape[1:], words.dtype),
+                *(shape for bits in words for shape in Buffers.scratch(bits.shape[1:], bits.dtype)),
                 *(shape for side in sides for shape in side.scratch),
+                *(pltpu.VMEM((n, job.row_side[0].block, LANES), jnp.int32) for n in turned),
                 *job.scratch,
             ],
         ),
@@ -407,5 +458,5 @@ def run_pass(
         compiler_params=config.compiler_params,
         interpret=config.interpret,
         name=job.name,
-    )(*prefetched, work.entries, words, *row_side, *col_side)
+    )(*prefetched, work.entries, *words, *row_side, *col_side)
     return results

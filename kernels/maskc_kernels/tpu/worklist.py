@@ -108,7 +108,7 @@ class WorkList:
         return (self.ptr.shape[0] - 1) // self.batches
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "cols", "chunk"))
+@functools.partial(jax.jit, static_argnames=("rows", "cols", "chunk", "numbered"))
 def work_list(
     table: BlockTable,
     *,
@@ -116,6 +116,7 @@ def work_list(
     cols: int,
     chunk: int = 1024,
     ids: tuple[BlockIds, BlockIds] | None = None,
+    numbered: bool = True,
 ) -> WorkList:
     """Merge the full and the partial blocks of every row into one list.
 
@@ -126,16 +127,19 @@ def work_list(
         chunk: entries per chunk.
         ids: segment ids of the rows and of the columns. Then every batch has lists of its own,
             without the blocks whose ids do not meet.
+        numbered: say which partial block applies; row bounds need no such number, and an entry
+            then fits one word.
 
     Returns:
         The list; in every row first the full blocks, then the partial ones.
     """
     col_bits = max(1, (cols - 1).bit_length())
-    id_bits = max(1, (table.partial_blocks.shape[0] - 1).bit_length())
+    id_bits = max(1, (table.partial_blocks.shape[0] - 1).bit_length()) if numbered else 0
+    numbers = table.partial_id if numbered else jnp.zeros_like(table.partial_id)
     form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits <= _WORD else 2, chunk)
     lists = [
         _listed(table.full_ptr, table.full_idx, None, form, rows, ids),
-        _listed(table.partial_ptr, table.partial_idx, table.partial_id, form, rows, ids),
+        _listed(table.partial_ptr, table.partial_idx, numbers, form, rows, ids),
     ]
     full, partial = (part.per_row for part in lists)
     size = jnp.maximum(full + partial, 1)

@@ -42,6 +42,7 @@ class Shape:
     soft_cap: float | None = None
     sinks: tuple | None = None
     segments: bool = False
+    intervals: tuple | None = None  # of every query and key, most; what masks are drawn from
 
     @property
     def masks(self):
@@ -50,8 +51,9 @@ class Shape:
     def compile(self, masks):
         mask = masks[0] if self.masks == 1 else MultiHead(tuple(masks[i] for i in self.pattern))
         return compile_mask(
-            mask, q_len=self.q_len, kv_len=self.kv_len, heads=self.heads, **self.blocks
-        )
+            mask, q_len=self.q_len, kv_len=self.kv_len, heads=self.heads, **self.blocks,
+            row_bounds=self.intervals is not None,
+        )  # fmt: skip
 
     @property
     def inputs(self):
@@ -62,20 +64,25 @@ class Shape:
 
 
 SQUARE = {"block_q": 128, "block_kv": 128}
+BLOCKINGS = {
+    "block_q": 128, "block_kv": 256, "block_q_dq": 256, "block_kv_dq": 128,
+    "block_q_dkv": 128, "block_kv_dkv": 128,
+}  # fmt: skip
 SHAPES = {
     "ragged, grouped, three blockings": Shape(
-        300, 500, 4, 2, 8, 12,
-        {"block_q": 128, "block_kv": 256, "block_q_dq": 256, "block_kv_dq": 128,
-         "block_q_dkv": 128, "block_kv_dkv": 128},
-        batch=2,
+        300, 500, 4, 2, 8, 12, BLOCKINGS, batch=2
     ),
     "masks per head": Shape(200, 300, 4, 2, 8, 5, SQUARE, pattern=(1, 0, 0, 1)),
     "cap and sinks": Shape(
         256, 200, 2, 1, 16, 16, SQUARE, soft_cap=1.5, sinks=(0.5, -2.0)
     ),
     "segments, grouped": Shape(300, 400, 4, 2, 8, 8, SQUARE, batch=2, segments=True),
-    "segments, masks per head, sinks": Shape(
-        384, 300, 2, 1, 8, 8, SQUARE, pattern=(0, 1), sinks=(1.0, 0.0), segments=True
+    "bounds, ragged, grouped, three blockings": Shape(
+        300, 500, 2, 1, 8, 12, BLOCKINGS, intervals=(1, 1)
+    ),
+    "bounds of keys, segments, masks per head, sinks": Shape(
+        384, 300, 2, 1, 8, 8, SQUARE,
+        pattern=(0, 1), sinks=(1.0, 0.0), segments=True, intervals=(2, 1),
     ),
 }  # fmt: skip
 
@@ -142,6 +149,12 @@ def draw_ids(shape, seed):
 
 def leaves(shape):
     """Masks of one head: random ones with empty blocks, rows and columns, and the usual ones."""
+    if shape.intervals == (1, 1):
+        return banded()
+    if shape.intervals == (2, 1):
+        apart = st.builds(lambda first, band: Prefix(first) & Causal() | band, st.integers(1, 40),
+                          st.builds(Local, left=st.integers(0, 150), right=st.just(0)))  # fmt: skip
+        return apart | banded()
 
     def dense(seed, density, dead):
         rng = np.random.default_rng(seed)
@@ -167,6 +180,36 @@ def leaves(shape):
     return random | usual | combined
 
 
+def banded():
+    """Masks of one interval per query and per key."""
+    return st.one_of(
+        st.builds(Causal, offset=st.integers(-200, 200)),
+        st.builds(
+            lambda left, right, cuts: Local(left, right) & packed(cuts),
+            st.integers(0, 150), st.integers(0, 150),
+            st.lists(st.integers(0, 100), min_size=1, max_size=3),
+        ),
+        st.builds(lambda first: Causal() | Prefix(first), st.integers(0, 200)),
+        st.just(Full()),
+        st.just(Empty()),
+    )  # fmt: skip
+
+
+def without_bits(tables):
+    """Wrong bits where bounds of one interval tell, to see that nobody reads them."""
+
+    def wrong(table, bounds):
+        if bounds is None or bounds.shape[1] > 2:
+            return table
+        return dataclasses.replace(table, partial_blocks=~table.partial_blocks)
+
+    q_bounds, kv_bounds = tables.q_bounds, tables.kv_bounds
+    return tables._replace(
+        fwd=wrong(tables.fwd, q_bounds), dq=wrong(tables.dq, q_bounds),
+        dkv=wrong(tables.dkv, kv_bounds),
+    )  # fmt: skip
+
+
 def packed(lengths):
     return Documents(np.cumsum([0, *lengths]))
 
@@ -181,7 +224,12 @@ def test_forward_and_gradients_match_the_oracle(name, check, tables_of):
         plan = shape.compile(masks)
         # Equal masks on every head are one mask, and that path has shapes of its own.
         assume(shape.masks == 1 or plan.masks > 1)
-        check(shape, plan, tables_of(plan, roomy=True), seed)
+        tables = tables_of(plan, roomy=True)
+        if shape.intervals is not None:
+            ends = tables.q_bounds, tables.kv_bounds
+            assume(shape.intervals == tuple(side.shape[1] // 2 for side in ends))
+            tables = without_bits(tables)
+        check(shape, plan, tables, seed)
 
     holds()
 
@@ -196,21 +244,25 @@ def tpu_interpreter():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "segments"),
-    [((0,), False), ((0, 1), False), ((0,), True)],
-    ids=["one mask, grouped heads", "two masks", "segment ids"],
+    ("pattern", "segments", "bounded"),
+    [((0,), False, False), ((0, 1), False, False), ((0, 1), True, True)],
+    ids=["one mask, grouped heads", "two masks", "segment ids, bounds of two masks"],
 )
 def test_no_race_and_nothing_read_before_it_was_written(
-    pattern, segments, check, tables_of, tpu_interpreter
+    pattern, segments, bounded, check, tables_of, tpu_interpreter
 ):
     """Memory that nobody wrote is NaN, copies happen as late as they may, races are errors."""
     shape = Shape(
         384, 330, 2, 1, 8, 8, SQUARE,
         pattern=pattern, batch=2, sinks=(0.1, 0.2), segments=segments,
+        intervals=(1, 1) if bounded else None,
     )  # fmt: skip
-    masks = [Local(left=140, right=0) | (Prefix(9) - Causal(offset=-256)), Causal(offset=-200)]
-    plan = shape.compile(masks)
-    check(shape, plan, tables_of(plan), config=STRICT)
+    window = Local(left=140, right=0)
+    first = window if bounded else window | (Prefix(9) - Causal(offset=-256))
+    plan = shape.compile([first, Causal(offset=-200)])
+    tables = without_bits(tables_of(plan))
+    assert bounded == (tables.q_bounds is not None)
+    check(shape, plan, tables, config=STRICT)
     assert tpu_interpreter.races is not None
     assert not tpu_interpreter.races.races_found
 
@@ -250,6 +302,17 @@ def test_head_dims(head_dim, v_head_dim, check, tables_of):
     shape = Shape(128, 256, 2, 1, head_dim, v_head_dim, SQUARE)
     plan = shape.compile([Local(left=90, right=40)])
     check(shape, plan, tables_of(plan), scale=head_dim**-0.5)
+
+
+def test_bounds_of_queries_only(check, tables_of):
+    """Queries attend one interval each, keys are attended by many."""
+    shape = Shape(256, 300, 2, 1, 8, 8, SQUARE, intervals=())
+    ends = np.sort(np.random.default_rng(0).integers(0, 301, (256, 2)))
+    keys = np.arange(300)
+    plan = shape.compile([Dense((ends[:, :1] <= keys) & (keys < ends[:, 1:]))])
+    tables = without_bits(tables_of(plan))
+    assert (tables.q_bounds.shape, tables.kv_bounds) == ((1, 2, 256), None)
+    check(shape, plan, tables)
 
 
 def test_a_cap_keeps_huge_scores_finite(draw_inputs, tables_of):
