@@ -24,36 +24,6 @@ MASKED = -0.7 * 3.4028234663852886e38
 """Score of a pair that may not attend: finite, so that no difference of two is NaN."""
 
 
-class Order(NamedTuple):
-    """In what pieces a chip works best; see `ORDERS`.
-
-    Attributes:
-        ahead: how many products of scores are asked for before the softmax of the first.
-        forward: columns of scores per product in the forward pass.
-        dq: the same in the dq pass.
-        dkv: the same in the dkv pass.
-    """
-
-    ahead: int
-    forward: int
-    dq: int
-    dkv: int
-
-
-ORDERS = {128: Order(0, 512, 512, 256), 256: Order(1, 512, 256, 256)}
-"""By the size of the chip's matrix unit: 128 on v5e and v5p, 256 on v6e and tpu7x.
-
-A matrix unit of 256 is done with a product before the vector units are with its softmax, so the
-next product is asked for early and hides behind it. With one of 128 the product takes longer than
-the softmax, and asking early costs registers only. Measured with libtpu 0.0.52 and jax 0.12
-(`benchmarks/tpu.py`), head_dim 128, cycles of a full block:
-
-- forward, 512x1024, in turn or one ahead: v5e 2,261 or 2,465; v6e 1,659 or 1,474;
-- dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;
-- dkv, 512x512, the same: v5e 2,248 or 2,247; v6e 1,292 or 1,287; partial blocks gain more.
-"""
-
-
 class Tile(NamedTuple):
     """Part of a block of scores.
 
@@ -72,45 +42,85 @@ def _divisor(length: int, most: int, unit: int) -> int:
     return next((size for size in fits if length % size == 0), length)
 
 
-@dataclass(frozen=True, slots=True)
-class KernelConfig:
-    """How a kernel is run; static.
+class Cut(NamedTuple):
+    """In what pieces a block of scores is worked on.
 
     Attributes:
-        compute: most columns of scores per matrix product; None is what `ORDERS` has.
-        rows: most rows of scores per matrix product.
-        ahead: how many products are asked for early; None is what `ORDERS` has.
-        chunk: entries of the work list per transfer to SMEM.
-        vmem_limit_bytes: VMEM that the compiler may use; None is its own default.
-        interpret: what `pallas_call` takes: False compiles, True or `InterpretParams` interprets.
+        columns: most columns of scores per matrix product.
+        rows: most rows.
+        ahead: how many pieces' products are asked for before the softmax of the first.
     """
 
-    compute: int | None = None
-    rows: int = 512
-    ahead: int | None = None
-    chunk: int = 1024
-    vmem_limit_bytes: int | None = None
-    interpret: Any = False
+    columns: int
+    rows: int
+    ahead: int
 
-    def tiles(self, rows: int, columns: int, width: int) -> list[Tile]:
-        """A block of scores cut for the matrix unit, in the order of work."""
-        height, width = _divisor(rows, self.rows, ROWS), _divisor(columns, width, LANES)
+    def tiles(self, rows: int, columns: int) -> list[Tile]:
+        """A block of scores in pieces, in the order of work."""
+        height, width = _divisor(rows, self.rows, ROWS), _divisor(columns, self.columns, LANES)
         return [
             Tile(slice(top, top + height), slice(left, left + width))
             for left in range(0, columns, width)
             for top in range(0, rows, height)
         ]
 
+
+class Order(NamedTuple):
+    """In what pieces a chip works best; see `ORDERS`. One for each kernel."""
+
+    forward: Cut
+    dq: Cut
+    dkv: Cut
+    fused: Cut
+
+
+ORDERS = {
+    128: Order(Cut(512, 512, 0), Cut(512, 512, 0), Cut(512, 512, 0), Cut(256, 512, 1)),
+    256: Order(Cut(512, 512, 1), Cut(256, 512, 1), Cut(512, 256, 2), Cut(512, 256, 2)),
+}
+"""By the size of the chip's matrix unit: 128 on v5e and v5p, 256 on v6e and tpu7x.
+
+A matrix unit of 256 is done with a product before the vector units are with its softmax, so the
+next product is asked for early and hides behind it. With one of 128 the product takes longer than
+the softmax, and asking early costs registers only. Measured with libtpu 0.0.52 and jax 0.12
+(`benchmarks/tpu.py`), head_dim 128, cycles of a full block:
+
+- forward, 512x1024, in turn or one ahead: v5e 2,261 or 2,465; v6e 1,659 or 1,474;
+- dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;
+- dkv, 512x512, the same: v5e 2,248 or 2,247; v6e 1,292 or 1,287; partial blocks gain more.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """How a kernel is run; static.
+
+    Attributes:
+        compute: most columns of scores per matrix product; None is what `ORDERS` has.
+        rows: most rows of scores per matrix product, likewise.
+        ahead: how many products are asked for early, likewise.
+        fused_backward: one kernel for all gradients, over the blocks of the dkv pass; False is one
+            for dq and one for dk and dv. None is one, if both passes have the same blocks.
+        chunk: entries of the work list per transfer to SMEM.
+        vmem_limit_bytes: VMEM that the compiler may use; None is its own default.
+        interpret: what `pallas_call` takes: False compiles, True or `InterpretParams` interprets.
+    """
+
+    compute: int | None = None
+    rows: int | None = None
+    ahead: int | None = None
+    fused_backward: bool | None = None
+    chunk: int = 1024
+    vmem_limit_bytes: int | None = None
+    interpret: Any = False
+
     @property
     def order(self) -> Order:
         """The pieces to work in."""
         size = 256 if self.interpret else pltpu.get_tpu_info().mxu_column_size
-        order = ORDERS[size]
-        if self.ahead is not None:
-            order = order._replace(ahead=self.ahead)
-        if self.compute is not None:
-            order = order._replace(forward=self.compute, dq=self.compute, dkv=self.compute)
-        return order
+        named = {"columns": self.compute, "rows": self.rows, "ahead": self.ahead}
+        given = {name: value for name, value in named.items() if value is not None}
+        return Order(*(cut._replace(**given) for cut in ORDERS[size]))
 
     @property
     def compiler_params(self) -> pltpu.CompilerParams:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from maskc_kernels.tpu.passes import Pass, Tiles, array_form
 from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, staggered
-from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
+from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
@@ -59,9 +60,8 @@ class _Forward(NamedTuple):
             scores, _ = capped(products, self.soft_cap)
             self.softmax.absorb(tile.rows, mask.apply(scores, tile), v[tile.columns])
 
-        order = self.config.order
-        tiles = self.config.tiles(q.shape[0], k.shape[0], order.forward)
-        staggered(tiles, order.ahead, scores, use)
+        cut = self.config.order.forward
+        staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, scores, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""
