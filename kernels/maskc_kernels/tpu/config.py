@@ -20,6 +20,9 @@ LN2 = 0.6931471805599453
 DTYPES = ("bfloat16", "float32")
 """Dtypes of q, k and v."""
 
+VMEM = 32 * 2**20
+"""Bytes that a kernel may use: v6e's own default, twice that of v5e; all have more."""
+
 MASKED = -0.7 * 3.4028234663852886e38
 """Score of a pair that may not attend: finite, so that no difference of two is NaN."""
 
@@ -102,7 +105,7 @@ class KernelConfig:
         fused_backward: one kernel for all gradients, over the blocks of the dkv pass; False is one
             for dq and one for dk and dv. None is one, if both passes have the same blocks.
         chunk: entries of the work list per transfer to SMEM.
-        vmem_limit_bytes: VMEM that the compiler may use; None is its own default.
+        vmem_limit_bytes: VMEM that the compiler may use.
         interpret: what `pallas_call` takes: False compiles, True or `InterpretParams` interprets.
     """
 
@@ -111,7 +114,7 @@ class KernelConfig:
     ahead: int | None = None
     fused_backward: bool | None = None
     chunk: int = 1024
-    vmem_limit_bytes: int | None = None
+    vmem_limit_bytes: int = VMEM
     interpret: Any = False
 
     @property
