@@ -42,6 +42,7 @@ class Shape:
     soft_cap: float | None = None
     sinks: tuple | None = None
     segments: bool = False
+    fused: bool | None = None
     intervals: tuple | None = None  # of every query and key, most; what masks are drawn from
 
     @property
@@ -78,11 +79,11 @@ SHAPES = {
     ),
     "segments, grouped": Shape(300, 400, 4, 2, 8, 8, SQUARE, batch=2, segments=True),
     "bounds, ragged, grouped, three blockings": Shape(
-        300, 500, 2, 1, 8, 12, BLOCKINGS, intervals=(1, 1)
+        300, 500, 2, 1, 8, 12, BLOCKINGS, intervals=(1, 1), fused=True
     ),
     "bounds of keys, segments, masks per head, sinks": Shape(
         384, 300, 2, 1, 8, 8, SQUARE,
-        pattern=(0, 1), sinks=(1.0, 0.0), segments=True, intervals=(2, 1),
+        pattern=(0, 1), sinks=(1.0, 0.0), segments=True, intervals=(2, 1), fused=False,
     ),
 }  # fmt: skip
 
@@ -114,6 +115,7 @@ def check(oracle, near, draw_inputs):
         dlse = np.random.default_rng(seed + 1).standard_normal(q.shape[:3]).astype(np.float32)
         scale, sinks = np.float32(scale), shape.sinks and np.asarray(shape.sinks, np.float32)
         ids = draw_ids(shape, seed) if shape.segments else (None, None)
+        config = dataclasses.replace(config, fused_backward=shape.fused)
         results = compiled(shape.soft_cap, config)(q, k, v, scale, sinks, dout, dlse, tables, ids)
         mask = np.stack([plan.to_dense(head) for head in range(shape.heads)])[None]
         if shape.segments:
@@ -246,7 +248,7 @@ def tpu_interpreter():
 @pytest.mark.parametrize(
     ("pattern", "segments", "bounded"),
     [((0,), False, False), ((0, 1), False, False), ((0, 1), True, True)],
-    ids=["one mask, grouped heads", "two masks", "segment ids, bounds of two masks"],
+    ids=["one mask, grouped heads", "two masks", "segment ids, bounds of two masks, dq apart"],
 )
 def test_no_race_and_nothing_read_before_it_was_written(
     pattern, segments, bounded, check, tables_of, tpu_interpreter
@@ -255,7 +257,7 @@ def test_no_race_and_nothing_read_before_it_was_written(
     shape = Shape(
         384, 330, 2, 1, 8, 8, SQUARE,
         pattern=pattern, batch=2, sinks=(0.1, 0.2), segments=segments,
-        intervals=(1, 1) if bounded else None,
+        intervals=(1, 1) if bounded else None, fused=not bounded,
     )  # fmt: skip
     window = Local(left=140, right=0)
     first = window if bounded else window | (Prefix(9) - Causal(offset=-256))
