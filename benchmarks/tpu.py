@@ -138,7 +138,8 @@ def cases() -> Iterator[tuple[dict[str, Any], Any]]:
 
     makers: list[tuple[str, Any, list[dict[str, bool]]]] = [
         ("ours", kernels.ours,
-         [{"backward": False}, {"backward": True}, {"backward": True, "fused": True}]),
+         [{"backward": False}, {"backward": False, "bounded": True}, {"backward": True},
+          {"backward": True, "bounded": True}]),
         ("JAX splash", kernels.jax_splash,
          [{"backward": False}, {"backward": False, "stored": True}, {"backward": True},
           {"backward": True, "fused": True}]),

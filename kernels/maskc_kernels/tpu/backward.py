@@ -26,7 +26,7 @@ from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
-    from maskc_kernels.tpu.config import KernelConfig, Tile
+    from maskc_kernels.tpu.config import Cut, KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
@@ -120,7 +120,7 @@ class _Dkv(NamedTuple):
     """The body of the pass over keys; scores are [keys, queries].
 
     Attributes:
-        config: how to cut blocks.
+        cut: how to cut blocks.
         soft_cap: cap on the scores to the base 2.
         k: [2, block_kv, head_dim].
         v: [2, block_kv, v_head_dim].
@@ -133,7 +133,7 @@ class _Dkv(NamedTuple):
         dq: float32 [slots, head_dim, block_q], the sums so far.
     """
 
-    config: KernelConfig
+    cut: Cut
     soft_cap: float | None
     k: Ref
     v: Ref
@@ -173,9 +173,7 @@ class _Dkv(NamedTuple):
             if self.turned_k is not None and self.dq is not None:
                 self.dq[col_slot, :, queries] += dot(self.turned_k[:, keys], dscores, NN)
 
-        order = self.config.order
-        cut = order.dkv if self.dq is None else order.fused
-        staggered(cut.tiles(k.shape[0], q.shape[1]), cut.ahead, products, use)
+        staggered(self.cut.tiles(k.shape[0], q.shape[1]), self.cut.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
@@ -275,6 +273,7 @@ def backward_dkv(
     (q, k, v, dout, rows), group = operands, sizes.group
     together = work.masks == 1 or group == 1
     members = group if together else 1
+    cut = config.order.fused if with_dq else config.order.dkv
     q, dout = q.mT, dout.mT
     # The sums begin at zero; they are an operand and a result in the same memory.
     sums = [jnp.zeros(q.shape, jnp.float32)] if with_dq else []
@@ -287,7 +286,7 @@ def backward_dkv(
     ) -> _Dkv:
         del lane, extra
         dq = cols[3:4] if with_dq else []
-        return _Dkv(config, soft_cap, *rows[:2], *cols[:3], *scratch, *dq)
+        return _Dkv(cut, soft_cap, *rows[:2], *cols[:3], *scratch, *dq)
 
     def queries(x: jax.Array, *, summed: bool = False) -> Tiles:
         return Tiles(x, sizes.block_q, q_lane, wide=True, summed=summed)
@@ -317,6 +316,7 @@ def backward_dkv(
             *(pltpu.VMEM(turned[0], k.dtype) for _ in sums),
         ],
         body=body,
+        linear=len(cut.tiles(sizes.block_kv, sizes.block_q)) <= cut.linear,
     )  # fmt: skip
     dk, dv, *dq = run_pass(
         job, work, partial, head_mask, [k, v], [q, dout, rows, *sums],

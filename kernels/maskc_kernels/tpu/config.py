@@ -9,7 +9,18 @@ from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.bits import ROWS
 
-__all__ = ["DTYPES", "LANES", "LN2", "LOG2E", "MASKED", "ORDERS", "KernelConfig", "Order", "Tile"]
+__all__ = [
+    "DTYPES",
+    "LANES",
+    "LN2",
+    "LOG2E",
+    "MASKED",
+    "ORDERS",
+    "Cut",
+    "KernelConfig",
+    "Order",
+    "Tile",
+]
 
 LANES = 128
 """Columns of a vector register; blocks are multiples of it."""
@@ -52,11 +63,16 @@ class Cut(NamedTuple):
         columns: most columns of scores per matrix product.
         rows: most rows.
         ahead: how many pieces' products are asked for before the softmax of the first.
+        linear: most pieces of a block that the compiler's linear scheduler orders well.
+        free: columns that a product with values takes in any case. If the values leave some of
+            them, the forward pass sums its weights there.
     """
 
     columns: int
     rows: int
     ahead: int
+    linear: int = 0
+    free: int = 0
 
     def tiles(self, rows: int, columns: int) -> list[Tile]:
         """A block of scores in pieces, in the order of work."""
@@ -78,17 +94,34 @@ class Order(NamedTuple):
 
 
 ORDERS = {
-    128: Order(Cut(512, 512, 0), Cut(512, 512, 0), Cut(512, 512, 0), Cut(256, 512, 1)),
-    256: Order(Cut(512, 512, 1), Cut(256, 512, 1), Cut(512, 256, 2), Cut(512, 256, 2)),
+    5: Order(
+        forward=Cut(512, 512, 0), dq=Cut(512, 512, 0), dkv=Cut(512, 512, 0), fused=Cut(256, 512, 1)
+    ),
+    6: Order(
+        forward=Cut(512, 256, 2, linear=2, free=256),
+        dq=Cut(256, 512, 1),
+        dkv=Cut(512, 256, 2),
+        fused=Cut(512, 256, 2),
+    ),
+    7: Order(
+        forward=Cut(512, 512, 1), dq=Cut(256, 512, 1), dkv=Cut(512, 256, 2), fused=Cut(512, 256, 2)
+    ),
 }
-"""By the size of the chip's matrix unit: 128 on v5e and v5p, 256 on v6e and tpu7x.
+"""By generation: v5e and v5p (and older ones), v6e, tpu7x (and later ones).
 
-A matrix unit of 256 is done with a product before the vector units are with its softmax, so the
-next product is asked for early and hides behind it. With one of 128 the product takes longer than
-the softmax, and asking early costs registers only. Measured with libtpu 0.0.52 and jax 0.12
-(`benchmarks/tpu.py`), head_dim 128, cycles of a full block:
+The matrix unit of v6e and tpu7x, 256 wide, is done with a product before the vector units are with
+its softmax, so the next product is asked for early and hides behind it. With one of 128 the product
+takes longer than the softmax, and asking early costs registers only. Measured with libtpu 0.0.52
+and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a partial block:
 
-- forward, 512x1024, in turn or one ahead: v5e 2,261 or 2,465; v6e 1,659 or 1,474;
+- forward, weights summed by the matrix unit or by the vector units: v6e 512x512 942 and 985, or 960
+  and 1,032; tpu7x 1,094 and 1,206, or 1,004 and 1,073;
+- forward, 512x1024, v6e, one piece of 512 rows ahead or two of 256: 1,402 and 1,552, or 1,410
+  and 1,532; v5e, in turn or one ahead: 2,261 or 2,465;
+- forward, with the compiler's linear scheduler or without: v6e 512x512 942 and 985, or 962 and 996;
+  1024x512 1,504 and 1,585, or 1,416 and 1,534; v5e 512x512 1,235 and 1,250, or 1,226 and 1,227;
+- dq, likewise: v6e 512x1024 1,976 and 2,033, or 1,798 and 1,799; v5e 512x512 1,737 and 1,866, or
+  1,735 and 1,735;
 - dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;
 - dkv, 512x512, the same: v5e 2,248 or 2,247; v6e 1,292 or 1,287; partial blocks gain more.
 """
@@ -120,19 +153,26 @@ class KernelConfig:
     @property
     def order(self) -> Order:
         """The pieces to work in."""
-        size = 256 if self.interpret else pltpu.get_tpu_info().mxu_column_size
+        generation = 6 if self.interpret else pltpu.get_tpu_info().generation
         named = {"columns": self.compute, "rows": self.rows, "ahead": self.ahead}
         given = {name: value for name, value in named.items() if value is not None}
-        return Order(*(cut._replace(**given) for cut in ORDERS[size]))
+        return Order(
+            *(
+                cut._replace(**given)
+                for cut in ORDERS[min(max(generation, min(ORDERS)), max(ORDERS))]
+            )
+        )
 
-    @property
-    def compiler_params(self) -> pltpu.CompilerParams:
-        """Every step of the grid is one head of one batch: they may run on any core."""
+    def compiler_params(self, *, linear: bool) -> pltpu.CompilerParams:
+        """Every step of the grid is one head of one batch: they may run on any core.
+
+        Args:
+            linear: let the compiler's linear scheduler order a block's work.
+        """
         return pltpu.CompilerParams(
             dimension_semantics=("parallel",),
             vmem_limit_bytes=self.vmem_limit_bytes,
             # Indices come from verified lists, and each check costs scalar cycles in every step.
             disable_bounds_checks=True,
-            # Measured: fewer cycles and half the spills on v5e, v6e and tpu7x.
-            flags={"XLA_TPU_FORCE_LP_LLO_SCHEDULER": True},
+            flags={"XLA_TPU_FORCE_LP_LLO_SCHEDULER": True} if linear else None,
         )

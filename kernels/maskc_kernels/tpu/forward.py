@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from maskc_kernels.tpu.config import LANES
 from maskc_kernels.tpu.passes import Pass, Tiles, array_form
 from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, staggered
 from maskc_kernels.tpu.walk import run_pass
@@ -33,6 +34,7 @@ class _Forward(NamedTuple):
         k: [2, block_kv, head_dim].
         v: [2, block_kv, v_head_dim].
         softmax: the row's softmax.
+        spare: have the matrix unit sum the weights.
     """
 
     config: KernelConfig
@@ -43,6 +45,7 @@ class _Forward(NamedTuple):
     k: Ref
     v: Ref
     softmax: Softmax
+    spare: bool
 
     def begin(self, row_slot: jax.Array) -> None:
         """Nothing seen yet."""
@@ -58,7 +61,8 @@ class _Forward(NamedTuple):
 
         def use(tile: Tile, products: jax.Array) -> None:
             scores, _ = capped(products, self.soft_cap)
-            self.softmax.absorb(tile.rows, mask.apply(scores, tile), v[tile.columns])
+            scores = mask.apply(scores, tile)
+            self.softmax.absorb(tile.rows, scores, v[tile.columns], self.spare)
 
         cut = self.config.order.forward
         staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, scores, use)
@@ -107,6 +111,11 @@ def forward(
     """
     heads, v_head_dim = sizes.heads, v.shape[-1]
 
+    cut = config.order.forward
+    # Summed there, weights are rounded to the dtype of values, which the log-sum-exp of float32
+    # inputs must not see.
+    spare = v.dtype == jnp.bfloat16 and v_head_dim + -v_head_dim % LANES + LANES <= cut.free
+
     def head(lane: jax.Array) -> jax.Array:
         return jax.lax.rem(lane, jnp.int32(heads))
 
@@ -122,6 +131,7 @@ def forward(
             k=cols[0],
             v=cols[1],
             softmax=Softmax(*scratch),
+            spare=spare,
         )
 
     out = array_form((*q.shape[:2], v_head_dim), q.dtype)
@@ -140,6 +150,7 @@ def forward(
         results=results,
         scratch=Softmax.scratch(sizes.block_q, v_head_dim),
         body=body,
+        linear=len(cut.tiles(sizes.block_q, sizes.block_kv)) <= cut.linear,
     )
     scalars = [] if sinks is None else [sinks]
     return tuple(

@@ -99,6 +99,7 @@ class Pass:
         results: what a row gives.
         scratch: VMEM of the body.
         body: (lane, extra scalars, row buffers, column buffers, scratch) -> body.
+        linear: have the compiler's linear scheduler order it.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Pass:
     results: Sequence[Tiles]
     scratch: Sequence[Any]
     body: Callable[[jax.Array, list[Ref], list[Ref], list[Ref], list[Ref]], Body]
+    linear: bool = False
 
     @property
     def sums(self) -> list[int]:

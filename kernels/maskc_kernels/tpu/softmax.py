@@ -132,21 +132,33 @@ class Softmax(NamedTuple):
         self.top[...] = jnp.full_like(self.top, MASKED)
         self.total[...] = jnp.zeros_like(self.total)
 
-    def absorb(self, rows: slice, scores: jax.Array, v: jax.Array) -> None:
+    def absorb(self, rows: slice, scores: jax.Array, v: jax.Array, spare: bool) -> None:
         """Take in scores [rows, keys] to the base 2 and values [keys, v_head_dim].
 
         Until a query has seen a key it may attend, its largest score is `MASKED` and what it
         gathers is junk; the first real score then scales all that by 0.
+
+        With `spare`, the matrix unit sums the weights, in columns beside those of values that it
+        would leave idle; else the vector units do.
         """
+        width = v.shape[1]
         before = self.top[rows]
         top = jnp.maximum(before, scores.max(axis=1, keepdims=True))
         weights = jnp.exp2(scores - lanes(top, scores.shape[1]))
         decay = jnp.exp2(before - top)
-        parts = [weights[:, at : at + LANES] for at in range(0, scores.shape[1], LANES)]
         self.top[rows] = top
-        self.total[rows] = decay * self.total[rows] + sum(parts[1:], parts[0])
-        decay = lanes(decay, v.shape[1])
-        self.out[rows] = decay * self.out[rows] + dot(weights.astype(v.dtype), v, NN)
+        if spare:
+            columns = LANES + -width % LANES  # to whole registers, and one more
+            first = jax.lax.broadcasted_iota(jnp.int32, (v.shape[0], columns), 1) == columns - LANES
+            v = jnp.concatenate([v, first.astype(v.dtype)], axis=1)
+        gathered = dot(weights.astype(v.dtype), v, NN)
+        if spare:
+            total = gathered[:, -LANES:]
+        else:
+            parts = [weights[:, at : at + LANES] for at in range(0, scores.shape[1], LANES)]
+            total = sum(parts[1:], parts[0])
+        self.total[rows] = decay * self.total[rows] + total
+        self.out[rows] = lanes(decay, width) * self.out[rows] + gathered[:, :width]
 
     def finish(self, sink: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Output [block_q, v_head_dim] and natural log-sum-exp [block_q, 128], in every lane.

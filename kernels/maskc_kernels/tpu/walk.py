@@ -373,7 +373,7 @@ def run_pass(
             len(prefetched) + inputs - len(col_side) + number: len(job.results) + at
             for at, number in enumerate(sums)
         },
-        compiler_params=config.compiler_params,
+        compiler_params=config.compiler_params(linear=job.linear),
         interpret=config.interpret,
         name=job.name,
     )(*prefetched, work.entries, *words, *row_side, *col_side)

@@ -326,9 +326,11 @@ def test_a_cap_keeps_huge_scores_finite(draw_inputs, tables_of):
     assert all(np.isfinite(x).all() for x in results[:5])
 
 
-def test_bfloat16(check, tables_of):
-    # The scale is rounded into q, weights and score gradients are rounded once per product.
-    shape = Shape(256, 256, 2, 1, 16, 16, SQUARE)
+@pytest.mark.parametrize("v_head_dim", [16, 130])
+def test_bfloat16(v_head_dim, check, tables_of):
+    # The scale is rounded into q, weights and score gradients are rounded once per product. Where
+    # values leave columns of the matrix unit free (16), rounded weights are what is summed.
+    shape = Shape(256, 256, 2, 1, 16, v_head_dim, SQUARE)
     plan = shape.compile([Local(left=111, right=3) - Prefix(10)])
     check(shape, plan, tables_of(plan), tolerance=2**-6, dtype="bfloat16")
 
