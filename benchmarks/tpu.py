@@ -10,6 +10,7 @@ tokamax are given their better way: masks computed from positions where that is 
 window), else stored blocks.
 """
 
+import functools
 import json
 import os
 import tempfile
@@ -25,10 +26,21 @@ import tpu_schedule
 from tabulate import tabulate
 
 from maskc import Causal, Documents, Local, Mask, Prefix, compile_mask
-from maskc_cache.plan import BlockLists
+from maskc.export import tokamax
+from maskc_cache.plan import BlockLists, Plan
+from maskc_kernels.tpu.bits import word_rows
 
 SIZES = [(512, 512, 128), (512, 1024, 128), (1024, 1024, 128), (512, 512, 64), (512, 512, 256)]
+OWN_SIZES = [
+    (1024, 512, 128),
+    (512, 1024, 64), (1024, 512, 64), (1024, 1024, 64),
+    (512, 1024, 256), (1024, 512, 256), (1024, 1024, 256),
+]  # fmt: skip
+"""More blocks for our kernels, from which to choose (`blocks`)."""
+
 PEERS = ("JAX splash", "tokamax")
+WHO = ("ours", *PEERS)
+LISTS = {"forward": "fwd", "dq": "dq", "dkv": "dkv"}
 
 
 class Load(NamedTuple):
@@ -61,33 +73,61 @@ class Counts(NamedTuple):
         partial: blocks with one.
         rows: rows.
         grid: steps of a grid as wide as the fullest row (splash).
-        fetched: blocks of the other side that are fetched, in the order of our list.
     """
 
     full: int
     partial: int
     rows: int
     grid: int
-    fetched: int
 
     @classmethod
     def of(cls, lists: BlockLists) -> "Counts":
         """Of the lists of one pass."""
         full, partial = np.diff(lists.full_ptr), np.diff(lists.partial_ptr)
-        rows = range(len(full))
-        columns = np.concatenate(
-            [
-                part
-                for row in rows
-                for part in (
-                    lists.full_idx[slice(*lists.full_ptr[row : row + 2])],
-                    lists.partial_idx[slice(*lists.partial_ptr[row : row + 2])],
-                )
-            ]
-        )
-        fetched = 1 + int(np.count_nonzero(np.diff(columns)))
         grid = len(full) * int((full + partial).max())
-        return cls(int(full.sum()), int(partial.sum()), len(full), grid, fetched)
+        return cls(int(full.sum()), int(partial.sum()), len(full), grid)
+
+
+def fetched(plan: Plan, head_dim: int, *, stored: bool) -> dict[str, int]:
+    """Bytes of K, V and mask blocks that the forward pass fetches per head, by kernel.
+
+    Pallas fetches a block where its index is another than in the step before, and so do we. A
+    stored block of splash has 4 bytes per element (its bool becomes int32), of tokamax 1, of ours
+    1 bit.
+    """
+    lists, splash, listed = (
+        plan.fwd,
+        plan.splash_fwd,
+        tokamax.mask_info(plan, downcast_smem_data=False),
+    )
+    if splash is None or listed.active_cols is None:
+        raise ValueError("fetched: the plan has no splash tables")
+    spans = [
+        [slice(*ptr[row : row + 2]) for ptr in (lists.full_ptr, lists.partial_ptr)]
+        for row in range(len(lists.full_ptr) - 1)
+    ]
+    columns = np.concatenate(
+        [
+            part
+            for full, partial in spans
+            for part in (lists.full_idx[full], lists.partial_idx[partial])
+        ]
+    )
+    keys = 2 * 2 * lists.block_kv * head_dim
+    element = lists.block_q * lists.block_kv
+    bits = 4 * word_rows(lists.block_q) * lists.block_kv
+
+    def changes(*tables: Any) -> list[int]:
+        return [0 if t is None else 1 + int(np.count_nonzero(np.diff(t.ravel()))) for t in tables]
+
+    ours, mask = changes(columns, lists.partial_id)
+    grid, grid_mask = changes(splash.data_next, splash.mask_next if stored else None)
+    flat, flat_mask = changes(listed.active_cols, listed.mask_next if stored else None)
+    return {
+        "ours": ours * keys + mask * bits,
+        "JAX splash": grid * keys + grid_mask * element * 4,
+        "tokamax": flat * keys + flat_mask * element,
+    }
 
 
 @click.group()
@@ -97,8 +137,10 @@ def main() -> None:
 
 @main.command()
 @click.argument("topology")
-def measure(topology: str) -> None:
-    """Compile all kernels for TOPOLOGY; one line of JSON each."""
+@click.option("--who", multiple=True, help="Whose kernels; all by default.")
+@click.option("--blocks", multiple=True, help="Which blocks, like 512x1024x128; all by default.")
+def measure(topology: str, who: tuple[str, ...], blocks: tuple[str, ...]) -> None:
+    """Compile kernels for TOPOLOGY; one line of JSON each."""
     with tempfile.TemporaryDirectory(prefix="maskc_tpu_") as folder:
         os.environ |= {
             "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
@@ -121,6 +163,10 @@ def measure(topology: str) -> None:
         mesh = AbstractMesh((1,), ("_",), abstract_device=kind)
         chip, place = topology.split(":", maxsplit=1)[0], SingleDeviceSharding(device)
         for key, programs in cases():
+            if key["who"] not in (who or WHO) or "x".join(map(str, key["sizes"])) not in (
+                blocks or ["x".join(map(str, sizes)) for sizes in SIZES + OWN_SIZES]
+            ):
+                continue
             ready = programs()
             with use_abstract_mesh(mesh):
                 costs = [
@@ -132,8 +178,6 @@ def measure(topology: str) -> None:
 
 def cases() -> Iterator[tuple[dict[str, Any], Any]]:
     """What to compile: who, which blocks, which way."""
-    import functools
-
     import tpu_kernels as kernels
 
     makers: list[tuple[str, Any, list[dict[str, bool]]]] = [
@@ -146,9 +190,11 @@ def cases() -> Iterator[tuple[dict[str, Any], Any]]:
         ("tokamax", kernels.tokamax_splash,
          [{"backward": False}, {"backward": False, "stored": True}, {"backward": True}]),
     ]  # fmt: skip
-    for sizes in SIZES:
+    for sizes in SIZES + OWN_SIZES:
         for who, make, ways in makers:
             for way in ways:
+                if sizes in OWN_SIZES and (who != "ours" or way.get("bounded")):
+                    continue
                 key = {"who": who, "sizes": sizes, **way}
                 yield key, functools.partial(make, kernels.Blocks(*sizes), **way)
 
@@ -185,6 +231,40 @@ def table(files: tuple[Path, ...]) -> None:
     print(tabulate(list(totals(records)), headers="keys", tablefmt="github", intfmt=","))
 
 
+@main.command()
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+def blocks(files: tuple[Path, ...]) -> None:
+    """Print what our kernels in FILES take by blocking, all masks together; * is the least."""
+    records = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    cycles: dict[tuple[str, int, str], dict[tuple[int, int], int]] = {}
+    for record in records:
+        if record["who"] != "ours" or record.get("bounded"):
+            continue
+        q, kv, head_dim = record["sizes"]
+        for which, cost in passes(record).items():
+            counts = [Counts.of(getattr(plan, LISTS[which])) for plan in plans(q, kv)]
+            key = record["chip"], head_dim, which
+            cycles.setdefault(key, {})[q, kv] = sum(total("ours", cost, count) for count in counts)
+    rows = [
+        {"chip": chip, "head_dim": head_dim, "pass": which}
+        | {
+            f"{q} x {kv}": f"{found[q, kv] / 1e3:,.0f}{'*' * (found[q, kv] == min(found.values()))}"
+            for q, kv in sorted(found)
+        }
+        for (chip, head_dim, which), found in sorted(cycles.items())
+    ]
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+
+
+@functools.cache
+def plans(block_q: int, block_kv: int) -> list[Plan]:
+    """The masks of the modelled totals in these blocks."""
+    return [
+        compile_mask(load.mask, q_len=load.length, block_q=block_q, block_kv=block_kv, splash=True)
+        for load in loads()
+    ]
+
+
 def passes(record: dict[str, Any]) -> dict[str, dict[str, int]]:
     """The kernels of a record by pass; the forward pass of a backward record is left out."""
     found = {}
@@ -201,7 +281,11 @@ def paths(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
     """A row per kernel."""
     for record in sorted(records, key=lambda r: (r["chip"], r["sizes"], r["backward"])):
         q, kv, head_dim = record["sizes"]
-        way = " stored" * record.get("stored", False) + " fused" * record.get("fused", False)
+        way = (
+            " bounds" * record.get("bounded", False)
+            + " stored" * record.get("stored", False)
+            + " fused" * record.get("fused", False)
+        )
         row = {"chip": record["chip"], "q x kv": f"{q} x {kv}", "head_dim": head_dim}
         for which, cost in passes(record).items():
             yield row | {
@@ -219,11 +303,12 @@ def paths(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
 
 def totals(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
     """A row per mask, blocking and chip."""
-    for load in loads():
+    for number, load in enumerate(loads()):
         for q, kv, head_dim in SIZES:
             if head_dim != 128:
                 continue
-            plan = compile_mask(load.mask, q_len=load.length, block_q=q, block_kv=kv)
+            plan = plans(q, kv)[number]
+            transfers = fetched(plan, head_dim, stored=load.stored)
             counts = {"forward": Counts.of(plan.fwd), "dq": Counts.of(plan.dq)}
             counts["dkv"] = Counts.of(plan.dkv)
             measured = {r["chip"] for r in records if r["sizes"] == [q, kv, head_dim]}
@@ -231,7 +316,8 @@ def totals(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
                 yield {
                     "chip": chip, "mask": load.name, "q x kv": f"{q} x {kv}",
                     **compared(records, (chip, [q, kv, head_dim]), counts, stored=load.stored),
-                    "K/V fetched, MB": counts["forward"].fetched * kv * head_dim * 4 // 10**6,
+                    "forward fetches, MB": round(transfers["ours"] / 1e6),
+                    **{f"{who} MB": round(transfers[who] / 1e6) for who in PEERS},
                 }  # fmt: skip
 
 
@@ -251,6 +337,8 @@ def compared(
             same = (record["chip"], record["sizes"], record["backward"]) == (*where, backward)
             ready = passes(record)
             if not same or not ready:
+                continue
+            if record.get("bounded"):  # bits, which serve every mask
                 continue
             # Gradients were compiled with computed masks only, which flatters the peers.
             if not backward and record["who"] in PEERS and record.get("stored", False) != stored:

@@ -31,9 +31,9 @@ __all__ = ["check_ranges", "verify"]
 _Array: TypeAlias = npt.NDArray[Any]
 _Kind: TypeAlias = Literal["full", "partial"]
 
-_INT32, _UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4)}
+_UINT8, _INT32 = np.dtype(np.uint8), np.dtype(np.int32)
 _INTS = (np.dtype(np.int8), np.dtype(np.int16), _INT32)
-_UNSIGNED = {dtype: np.dtype(dtype.str.replace("i", "u")) for dtype in _INTS}
 _DIRECTIONS: tuple[Direction, ...] = ("fwd", "dq", "dkv")
 _KINDS: tuple[_Kind, ...] = ("full", "partial")
 
@@ -44,24 +44,17 @@ def check_ranges(plan: Plan) -> None:
     Raises:
         PlanCorruptError: with the section, the place, the value and what was expected.
     """
-    _check_array("head_mask", plan.head_mask, (None,), (_INT32,))
+    if plan.head_mask.dtype != _INT32 or plan.head_mask.ndim != 1:
+        raise _array_error("head_mask", plan.head_mask, (None,), (_INT32,))
     if not plan.heads or plan.heads % plan.head_shards:
         raise PlanCorruptError(
             f"head_mask: expected one head or more in each of {plan.head_shards} equal shards, "
             f"got {plan.heads}"
         )
-    masks = plan.head_mask
-    largest = np.maximum.accumulate(masks)  # so far
-    if (
-        masks[0] != 0
-        or _outside(masks, plan.heads) is not None
-        or np.count_nonzero(masks[1:] - largest[:-1] > 1)
-    ):
-        raise PlanCorruptError("head_mask: masks are not numbered by first use")
+    masks = _checked_masks(plan.head_mask)
     for direction in _DIRECTIONS:
         if direction != "dq" or plan.dq is not plan.fwd:
-            count = int(largest[-1]) + 1
-            _check_lists(direction, plan.lists(direction), count, plan.grid(direction))
+            _check_lists(direction, plan.lists(direction), masks, plan.grid(direction))
     for direction, tables in _tables(plan):
         _check_tables(plan, direction, tables)
     _check_bounds(plan)
@@ -110,17 +103,15 @@ def _place(entry: int, ptr: _Array, rows: int) -> str:
 # --- ranges -------------------------------------------------------------------------------------
 
 
-def _check_array(
+def _array_error(
     name: str, array: _Array, shape: tuple[int | None, ...], dtypes: tuple[np.dtype[Any], ...]
-) -> None:
-    """Dtype and shape are among those given; a first dimension of None may be any."""
+) -> PlanCorruptError:
+    """What is wrong with an array that is not of a shape (None may be any) and of some dtype."""
     if array.dtype not in dtypes:
         allowed = ", ".join(map(str, dtypes))
-        raise PlanCorruptError(f"{name}: expected dtype {allowed}, got {array.dtype}")
-    found = array.shape
-    if found != shape and (shape[0] is not None or not found or found[1:] != shape[1:]):
-        want = ", ".join("any" if n is None else str(n) for n in shape)
-        raise PlanCorruptError(f"{name}: expected shape [{want}], got {list(found)}")
+        return PlanCorruptError(f"{name}: expected dtype {allowed}, got {array.dtype}")
+    want = ", ".join("any" if n is None else str(n) for n in shape)
+    return PlanCorruptError(f"{name}: expected shape [{want}], got {list(array.shape)}")
 
 
 def _outside(array: _Array, stop: int) -> int | None:
@@ -130,9 +121,9 @@ def _outside(array: _Array, stop: int) -> int | None:
     """
     if not array.size:
         return None
-    unsigned = np.ascontiguousarray(array).view(_UNSIGNED[array.dtype]).reshape(-1)
+    unsigned = array.view(_UNSIGNED[array.itemsize])
     at = int(unsigned.argmax())
-    return at if unsigned[at] >= stop else None
+    return at if unsigned.item(at) >= stop else None
 
 
 def _range_error(name: str, array: _Array, stop: int, at: int, place: str) -> PlanCorruptError:
@@ -140,26 +131,45 @@ def _range_error(name: str, array: _Array, stop: int, at: int, place: str) -> Pl
     return PlanCorruptError(f"{name}: expected {expected}, got {array.flat[at]} at {place}")
 
 
+def _checked_masks(head_mask: _Array) -> int:
+    """How many masks there are, once they are numbered by first use."""
+    if not np.count_nonzero(head_mask):
+        return 1
+    largest = np.maximum.accumulate(head_mask)  # so far
+    if (
+        head_mask[0] != 0
+        or _outside(head_mask, len(head_mask)) is not None
+        or np.count_nonzero(head_mask[1:] - largest[:-1] > 1)
+    ):
+        raise PlanCorruptError("head_mask: masks are not numbered by first use")
+    return int(largest[-1]) + 1
+
+
 def _check_lists(name: str, lists: BlockLists, masks: int, grid: tuple[int, int]) -> None:
     rows, columns = grid
-    bits = (None, lists.block_q, -(-lists.block_kv // 8))
-    _check_array(f"{name}.partial_blocks", lists.partial_blocks, bits, (_UINT8,))
+    blocks, ids = lists.partial_blocks, lists.partial_id
+    bits = (lists.block_q, -(-lists.block_kv // 8))
+    if blocks.dtype != _UINT8 or blocks.shape[1:] != bits:
+        raise _array_error(f"{name}.partial_blocks", blocks, (None, *bits), (_UINT8,))
     for kind in _KINDS:
         ptr, idx = _list(lists, kind)
-        _check_array(f"{name}.{kind}_ptr", ptr, (masks * rows + 1,), (_INT32,))
-        _check_array(f"{name}.{kind}_idx", idx, (None,), _INTS)
-        if ptr[0] != 0 or ptr[-1] != len(idx) or np.count_nonzero(ptr[1:] < ptr[:-1]):
+        if ptr.dtype != _INT32 or ptr.shape != (masks * rows + 1,):
+            raise _array_error(f"{name}.{kind}_ptr", ptr, (masks * rows + 1,), (_INT32,))
+        if idx.dtype not in _INTS or idx.ndim != 1:
+            raise _array_error(f"{name}.{kind}_idx", idx, (None,), _INTS)
+        falls = ptr[1:] < ptr[:-1]
+        if ptr.item(0) or ptr.item(-1) != len(idx) or falls.item(falls.argmax()):
             raise PlanCorruptError(
                 f"{name}.{kind}_ptr: expected offsets that rise from 0 to {len(idx)}"
             )
         if (at := _outside(idx, columns)) is not None:
             place = _place(at, ptr, rows)
             raise _range_error(f"{name}.{kind}_idx", idx, columns, at, place)
-    unique, ids = len(lists.partial_blocks), lists.partial_id
-    _check_array(f"{name}.partial_id", ids, (len(lists.partial_idx),), _INTS)
-    if (at := _outside(ids, unique)) is not None:
+    if ids.dtype not in _INTS or ids.shape != lists.partial_idx.shape:
+        raise _array_error(f"{name}.partial_id", ids, lists.partial_idx.shape, _INTS)
+    if (at := _outside(ids, len(blocks))) is not None:
         place = _place(at, lists.partial_ptr, rows)
-        raise _range_error(f"{name}.partial_id", ids, unique, at, place)
+        raise _range_error(f"{name}.partial_id", ids, len(blocks), at, place)
 
 
 def _check_tables(plan: Plan, direction: Direction, tables: SplashTables) -> None:
@@ -185,7 +195,8 @@ def _check_tables(plan: Plan, direction: Direction, tables: SplashTables) -> Non
     for field, (table, stop) in stops.items():
         if table is None:
             continue
-        _check_array(f"{name}.{field}", table, shape, _INTS)
+        if table.dtype not in _INTS or table.shape != shape:
+            raise _array_error(f"{name}.{field}", table, shape, _INTS)
         if (at := _outside(table, stop)) is not None:
             place = str([int(n) for n in np.unravel_index(at, shape)])
             raise _range_error(f"{name}.{field}", table, stop, at, place)
@@ -210,7 +221,9 @@ def _check_bounds(plan: Plan) -> None:
             raise PlanCorruptError(f"{name}: present iff rows have up to {MAX_INTERVALS} intervals")
         if array is None:
             continue
-        _check_array(name, array, (plan.masks, 2 * max(most, 1), length), (_INT32,))
+        shape = (plan.masks, 2 * max(most, 1), length)
+        if array.dtype != _INT32 or array.shape != shape:
+            raise _array_error(name, array, shape, (_INT32,))
         if (at := _outside(array, other + 1)) is not None:
             place = str([int(n) for n in np.unravel_index(at, array.shape)])
             raise _range_error(name, array, other + 1, at, place)

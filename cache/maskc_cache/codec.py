@@ -91,12 +91,14 @@ def _runs(data: _Array) -> bytes | None:
     return np.concatenate([np.diff(x, prepend=np.int32(0)) for x in (values, lengths)]).tobytes()
 
 
-def decompress(codec: int, stored: _Array, dtype: np.dtype[Any], shape: list[int]) -> _Array:
-    """The array of a section; little more memory is taken than it needs.
+def decompress(
+    codec: int, stored: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> _Array:
+    """The array of a section, read-only; little more memory is taken than it needs.
 
     Args:
-        codec: one of `CODECS`.
-        stored: uint8 [stored bytes]; a raw section is a view of it.
+        codec: one of `CODECS` but raw.
+        stored: the frame.
         dtype: of the array.
         shape: of the array.
 
@@ -105,10 +107,6 @@ def decompress(codec: int, stored: _Array, dtype: np.dtype[Any], shape: list[int
     """
     count = math.prod(shape)
     nbytes = count * dtype.itemsize
-    if codec == RAW:
-        if stored.nbytes != nbytes:
-            raise ValueError(f"expected {nbytes} bytes, got {stored.nbytes}")
-        return np.ndarray(shape, dtype, stored)
     if codec in {RUNS, DELTA_RUNS}:
         array = _expanded(_frame(stored, nbytes, exact=False), dtype, count)
     else:
@@ -121,18 +119,19 @@ def decompress(codec: int, stored: _Array, dtype: np.dtype[Any], shape: list[int
             raise ValueError("a grid of no dimensions")
         array = np.cumsum(array, axis=-1, dtype=dtype)
         np.cumsum(array, axis=-min(array.ndim, 2), dtype=dtype, out=array)
+    array.setflags(write=False)
     return array
 
 
-def _frame(stored: _Array, nbytes: int, *, exact: bool) -> _Array:
+def _frame(stored: memoryview, nbytes: int, *, exact: bool) -> _Array:
     """One zstd frame; the size that it declares is compared before anything is allocated."""
     try:
-        size = zstandard.get_frame_parameters(stored.data).content_size
+        size = zstandard.get_frame_parameters(stored).content_size
         fits = size == nbytes if exact else size <= nbytes and size % _RUN_BYTES == 0
         if not fits or not size:
             raise ValueError(f"the zstd frame is not of {nbytes} bytes" + " or less" * (not exact))
         content = zstandard.ZstdDecompressor().decompress(
-            stored.data, max_output_size=size, allow_extra_data=False
+            stored, max_output_size=size, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise ValueError(f"not a zstd frame: {error}") from None

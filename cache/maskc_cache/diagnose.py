@@ -12,7 +12,7 @@ import numpy.typing as npt
 from maskc_cache.check import verify
 from maskc_cache.codec import CODECS
 from maskc_cache.errors import PlanError
-from maskc_cache.format import MAX_DECODED, decode, decode_section, read_image
+from maskc_cache.format import MAX_DECODED, decode, decode_sections, read_image
 from maskc_cache.header import Section, parse_image
 
 __all__ = ["Finding", "diagnose", "stored_sections"]
@@ -52,9 +52,10 @@ def diagnose(path: str | os.PathLike[str]) -> list[Finding]:
     except PlanError as error:
         return [Finding("file", 0, -1, _plain(error, path))]
     try:
-        _, sections = parse_image(image, MAX_DECODED)
+        _, rows = parse_image(image, MAX_DECODED)
     except PlanError as error:
         return [_of_header(image, str(error))]
+    sections = [Section(*row) for row in rows]
     damaged = [finding for section in sections for finding in _of_section(image, section)]
     return damaged or _of_content(image, sections)
 
@@ -81,7 +82,7 @@ def _of_header(image: npt.NDArray[np.uint8], problem: str) -> Finding:
 
 def _of_section(image: npt.NDArray[np.uint8], section: Section) -> list[Finding]:
     try:
-        decode_section(image, section)
+        decode_sections(image, [section])
     except PlanError as error:
         problem = str(error).removeprefix(f"{section.place}: ")
         return [Finding(section.name, section.offset, section.stop - 1, problem)]
@@ -109,5 +110,8 @@ def stored_sections(path: str | os.PathLike[str]) -> list[tuple[str, str, str, i
         OSError: the file cannot be read.
         PlanError: its header cannot.
     """
-    _, sections = parse_image(read_image(path)[0], MAX_DECODED)
-    return [(s.name, f"{s.dtype}{s.shape}", CODECS[s.codec], s.nbytes, s.decoded) for s in sections]
+    _, rows = parse_image(read_image(path)[0], MAX_DECODED)
+    sections = [Section(*row) for row in rows]
+    return [
+        (s.name, f"{s.dtype}{[*s.shape]}", CODECS[s.codec], s.nbytes, s.decoded) for s in sections
+    ]

@@ -6,13 +6,15 @@ the only dtypes; what is shared inside a plan (dq's lists, dkv's partial blocks)
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap as mmap_module
 import operator
 import os
 import stat
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,7 @@ from maskc_cache.header import (
     MAJOR,
     MAX_HEADER,
     MINOR,
+    Row,
     Section,
     Stored,
     build_image,
@@ -44,6 +47,9 @@ from maskc_cache.plan import (
     digest_of,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = ["MAGIC", "MAJOR", "MAX_DECODED", "MINOR", "decode", "encode", "read_plan", "write_plan"]
 
 MAX_DECODED = 2 << 30
@@ -58,6 +64,16 @@ _HINTS: dict[type[PlanError], str] = {
 
 _BITS = "partial_blocks"  # is expanded anyhow when it is used
 _WORTH = 32  # a compressed table makes the file smaller by this part of it at least
+
+_LISTS = {
+    name: [f"{name}.{field.name}" for field in fields(BlockLists)[2:]]
+    for name in ("fwd", "dq", "dkv")
+}
+"""The sections of each direction's block lists, in the order of their fields."""
+
+_facts = operator.itemgetter(
+    "q_len", "kv_len", "head_shards", "q_seq_shards", "blocks", "row_intervals"
+)
 
 _Arrays = dict[str, npt.NDArray[Any]]
 
@@ -204,11 +220,11 @@ def _filled(descriptor: int, size: int) -> npt.NDArray[np.uint8]:
     They begin at a multiple of 64, so `jax.device_put` on the CPU takes them without a copy.
     """
     memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    end, stop = start, start + size
-    while end < stop and (count := os.readv(descriptor, [memory.data[end:stop]])):
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(memory.data)) % ALIGNMENT
+    image, end = memory[start : start + size], 0
+    while end < size and (count := os.readv(descriptor, [image.data[end:]])):
         end += count
-    return memory[start:end]
+    return image[:end]
 
 
 def decode(
@@ -232,45 +248,56 @@ def decode(
         PlanCorruptError: a length, checksum, range or invariant does not hold.
         PlanError: the plan is larger than `max_decoded`.
     """
-    image = np.frombuffer(buffer, np.uint8) if not isinstance(buffer, np.ndarray) else buffer
+    image = np.frombuffer(buffer, np.uint8)
+    image.setflags(write=False)  # and with it all that look into it
     try:
         meta, sections = parse_image(image, max_decoded)
-        arrays = {section.name: decode_section(image, section) for section in sections}
+        arrays = decode_sections(image, sections)
         digest = _digest(meta, sections, arrays)
         plan = _assemble(meta, arrays)
         check_ranges(plan)
         if digest != meta["digest"]:
             raise PlanCorruptError(f"meta.digest is {meta['digest']}, the content's {digest}")
-        vars(plan).update(digest=digest, key=meta["key"])  # as its properties would be
     except PlanError as error:
         raise type(error)(f"{source}: {error}{_HINTS[type(error)]}") from None
     return plan
 
 
-def decode_section(image: npt.NDArray[np.uint8], section: Section) -> npt.NDArray[Any]:
-    """The array of a section, once its checksum and its size hold.
+def decode_sections(
+    image: npt.NDArray[np.uint8], sections: Iterable[Row]
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of sections by their names, once their checksums and sizes hold.
+
+    Args:
+        image: read-only, as the arrays are then.
+        sections: as `parse_image` found them in it.
 
     Raises:
-        PlanCorruptError: they do not.
+        PlanCorruptError: a checksum or a size does not hold.
     """
-    _, dtype, shape, codec, offset, nbytes, check = section
-    stored = image[offset : offset + nbytes]
-    if xxhash.xxh3_128_digest(stored.data) != check:
-        raise PlanCorruptError(f"{section.place}: the checksum does not hold")
-    try:
-        return decompress(codec, stored, DTYPES[dtype], shape)
-    except ValueError as error:
-        raise PlanCorruptError(f"{section.place}: {error}") from None
+    arrays, content, checksum = {}, image.data, xxhash.xxh3_128_digest
+    for row in sections:
+        name, dtype, shape, codec, offset, nbytes, check = row
+        stored = content[offset : offset + nbytes]
+        if checksum(stored) != check:
+            raise PlanCorruptError(f"{Section(*row).place}: the checksum does not hold")
+        if codec == RAW:
+            arrays[name] = np.ndarray(shape, DTYPES[dtype], image, offset)
+            continue
+        try:
+            arrays[name] = decompress(codec, stored, DTYPES[dtype], shape)
+        except ValueError as error:
+            raise PlanCorruptError(f"{Section(*row).place}: {error}") from None
+    return arrays
 
 
-def _digest(meta: dict[str, Any], sections: list[Section], arrays: _Arrays) -> str:
+def _digest(meta: dict[str, Any], sections: tuple[Row, ...], arrays: _Arrays) -> str:
     """The digest of the content; the checksum of a raw section is that of its content."""
-    facts = [meta[name] for name in ("q_len", "kv_len", "head_shards", "q_seq_shards")]
     contents: list[Content] = [
         (name, dtype, shape, check if codec == RAW else xxhash.xxh3_128_digest(arrays[name].data))
         for name, dtype, shape, codec, _, _, check in sections
     ]
-    return digest_of([*facts, meta["blocks"], meta["row_intervals"]], contents)
+    return digest_of([*_facts(meta)], contents)
 
 
 def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:
@@ -278,16 +305,17 @@ def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:
     fwd_blocks, dq_blocks, dkv_blocks = meta["blocks"]
     fwd = _lists("fwd", fwd_blocks, arrays)
     dq = fwd if dq_blocks == fwd_blocks else _lists("dq", dq_blocks, arrays)
-    for other in (dq, fwd):
-        if list(other.blocks) == dkv_blocks:
-            if arrays.get("dkv.partial_blocks", other.partial_blocks) is not other.partial_blocks:
-                raise PlanCorruptError("dkv.partial_blocks: stored though it is shared")
-            arrays["dkv.partial_blocks"] = other.partial_blocks
+    if dkv_blocks in (fwd_blocks, dq_blocks):
+        if "dkv.partial_blocks" in arrays:
+            raise PlanCorruptError("dkv.partial_blocks: stored though it is shared")
+        shared = fwd if dkv_blocks == fwd_blocks else dq
+        arrays["dkv.partial_blocks"] = shared.partial_blocks
     dkv = _lists("dkv", dkv_blocks, arrays)
-    plan = Plan(
+    plan = object.__new__(Plan)  # its constructor would look at every array once more
+    vars(plan).update(
         q_len=meta["q_len"],
         kv_len=meta["kv_len"],
-        head_mask=_taken("head_mask", arrays),
+        head_mask=_taken(("head_mask",), arrays)[0],
         head_shards=meta["head_shards"],
         q_seq_shards=meta["q_seq_shards"],
         fwd=fwd,
@@ -298,46 +326,37 @@ def _assemble(meta: dict[str, Any], arrays: _Arrays) -> Plan:
         row_bounds=_row_bounds(meta["row_intervals"], arrays),
         canonical=meta["canonical"],
         compiler=meta["compiler"],
+        key=meta["key"],
+        digest=meta["digest"],
     )
     if arrays:
         raise PlanCorruptError(f"{', '.join(arrays)}: a section that this plan must not have")
     return plan
 
 
-def _taken(name: str, arrays: _Arrays) -> npt.NDArray[Any]:
-    if name not in arrays:
-        raise PlanCorruptError(f"{name}: the section is missing")
-    return arrays.pop(name)
+def _taken(names: Iterable[str], arrays: _Arrays) -> list[npt.NDArray[Any]]:
+    try:
+        return [*map(arrays.pop, names)]
+    except KeyError as missing:
+        raise PlanCorruptError(f"{missing.args[0]}: the section is missing") from None
 
 
-def _lists(name: str, blocks: list[int], arrays: _Arrays) -> BlockLists:
-    return BlockLists(
-        block_q=blocks[0],
-        block_kv=blocks[1],
-        full_ptr=_taken(f"{name}.full_ptr", arrays),
-        full_idx=_taken(f"{name}.full_idx", arrays),
-        partial_ptr=_taken(f"{name}.partial_ptr", arrays),
-        partial_idx=_taken(f"{name}.partial_idx", arrays),
-        partial_id=_taken(f"{name}.partial_id", arrays),
-        partial_blocks=_taken(f"{name}.partial_blocks", arrays),
-    )
+def _lists(name: str, blocks: tuple[int, int], arrays: _Arrays) -> BlockLists:
+    return BlockLists(blocks[0], blocks[1], *_taken(_LISTS[name], arrays))
 
 
 def _tables(name: str, arrays: _Arrays) -> SplashTables | None:
     if f"{name}.data_next" not in arrays:
         return None  # any other table of this name is left over, and then refused
-    return SplashTables(
-        data_next=_taken(f"{name}.data_next", arrays),
-        mask_next=arrays.pop(f"{name}.mask_next", None),
-        block_mask=_taken(f"{name}.block_mask", arrays),
-    )
+    data_next, block_mask = _taken((f"{name}.data_next", f"{name}.block_mask"), arrays)
+    return SplashTables(data_next, arrays.pop(f"{name}.mask_next", None), block_mask)
 
 
-def _row_bounds(intervals: list[int], arrays: _Arrays) -> RowBounds | None:
+def _row_bounds(intervals: tuple[int, ...], arrays: _Arrays) -> RowBounds | None:
     if not intervals:
         return None
     q, kv = (
-        _taken(f"row_bounds.{side}", arrays) if most <= MAX_INTERVALS else None
+        _taken((f"row_bounds.{side}",), arrays)[0] if most <= MAX_INTERVALS else None
         for side, most in zip(("q", "kv"), intervals, strict=True)
     )
     return RowBounds(q_intervals=intervals[0], kv_intervals=intervals[1], q=q, kv=kv)

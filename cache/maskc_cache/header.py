@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import math
 import struct
+from itertools import chain
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgpack
@@ -24,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from maskc_cache.codec import CODECS
+from maskc_cache.codec import CODECS, RAW
 from maskc_cache.errors import NotAPlanError, PlanCorruptError, PlanError, PlanVersionError
 from maskc_cache.plan import key_of, pack
 
@@ -35,6 +37,7 @@ __all__ = [
     "MAJOR",
     "MAX_HEADER",
     "MINOR",
+    "Row",
     "Section",
     "Stored",
     "build_image",
@@ -44,19 +47,23 @@ __all__ = [
 MAGIC = b"\x89MKP\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
 ALIGNMENT = 64
-_ZEROS = bytes(ALIGNMENT)
+_ZEROS = [bytes(gap) for gap in range(ALIGNMENT)]
 MAX_HEADER = 256 << 10
 DTYPES = {name: np.dtype(f"<{name}") for name in ("i1", "i2", "i4", "u1")}
+_ITEMSIZE = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 
 Stored = tuple[str, npt.NDArray[Any], int, bytes]
 """A section to write: its name, the array, the codec and the bytes to store."""
+
+Row = tuple[str, str, tuple[int, ...], int, int, int, bytes]
+"""A row of the section table: what `Section(*row)` is made of, which takes a while."""
 
 _PREAMBLE = struct.Struct("<8sHHIQII16s8xQ")
 _MAX_SECTIONS = 256
 _MAX_FIELDS = 64  # of "meta"; later minor versions add some
 _MAX_ELEMENTS = 1 << 40  # of an array, empty dimensions aside; numpy can address as many
 _META = {
-    "blocks": list,
+    "blocks": tuple,
     "canonical": bytes,
     "compiler": str,
     "digest": str,
@@ -65,10 +72,11 @@ _META = {
     "kv_len": int,
     "q_len": int,
     "q_seq_shards": int,
-    "row_intervals": list,
+    "row_intervals": tuple,
 }
-_NUMBERS = [name for name, kind in _META.items() if kind is int]
-_ROW = [str, str, list, int, int, int, bytes]
+_TYPES = [*_META.values()]
+_numbers = itemgetter(*(name for name, kind in _META.items() if kind is int))
+_ROW = [str, str, tuple, int, int, int, bytes]
 
 
 class Section(NamedTuple):
@@ -86,7 +94,7 @@ class Section(NamedTuple):
 
     name: str
     dtype: str
-    shape: list[int]
+    shape: tuple[int, ...]
     codec: int
     offset: int
     nbytes: int
@@ -112,11 +120,6 @@ def _aligned(offset: int) -> int:
     return offset + -offset % ALIGNMENT
 
 
-def _packed(meta: dict[str, Any], rows: list[Any]) -> bytes:
-    """The one spelling of a header."""
-    return pack({"meta": dict(sorted(meta.items())), "sections": rows})
-
-
 # --- writing ------------------------------------------------------------------------------------
 
 
@@ -129,7 +132,8 @@ def build_image(meta: dict[str, Any], stored: list[Stored]) -> bytes:
     header, length = b"", -1
     while len(header) != length:  # offsets widen with the header; they only grow, so this ends
         length = len(header)
-        header = _packed(meta, _rows(stored, _PREAMBLE.size + length))
+        rows = _rows(stored, _PREAMBLE.size + length)
+        header = pack({"meta": dict(sorted(meta.items())), "sections": rows})
     if length > MAX_HEADER:
         raise PlanError(
             f"the canonical form needs a header of {length:,} bytes, over {MAX_HEADER:,}; "
@@ -164,8 +168,8 @@ def _rows(stored: list[Stored], end: int) -> list[Any]:
 
 def parse_image(
     image: npt.NDArray[np.uint8], max_decoded: int
-) -> tuple[dict[str, Any], list[Section]]:
-    """The header's meta and sections, once everything but the sections' content is checked.
+) -> tuple[dict[str, Any], tuple[Row, ...]]:
+    """The header's meta and section table, once all but the sections' content is checked.
 
     Args:
         image: uint8 [file length].
@@ -182,7 +186,8 @@ def parse_image(
     _check_meta(meta, minor)
     if len(rows) != n_sections:
         raise PlanCorruptError(f"expected {n_sections} sections, got {len(rows)}")
-    return meta, _sections(image, _PREAMBLE.size + len(header), rows, max_decoded)
+    _check_rows(image, _PREAMBLE.size + len(header), rows, max_decoded)
+    return meta, rows
 
 
 def _checked_header(image: npt.NDArray[np.uint8]) -> tuple[int, int, bytes]:
@@ -211,11 +216,12 @@ def _checked_header(image: npt.NDArray[np.uint8]) -> tuple[int, int, bytes]:
     return minor, n_sections, header
 
 
-def _parsed_header(header: bytes) -> tuple[dict[str, Any], list[Any]]:
+def _parsed_header(header: bytes) -> tuple[dict[str, Any], tuple[Any, ...]]:
     """The header's two parts. One spelling only: they must encode back to the same bytes."""
     try:
         document = msgpack.unpackb(
             header,
+            use_list=False,
             strict_map_key=True,
             max_array_len=_MAX_SECTIONS,
             max_map_len=_MAX_FIELDS,
@@ -226,83 +232,88 @@ def _parsed_header(header: bytes) -> tuple[dict[str, Any], list[Any]]:
     if type(document) is not dict or document.keys() != {"meta", "sections"}:
         raise PlanCorruptError("the header lacks 'meta' or 'sections'")
     meta, rows = document["meta"], document["sections"]
-    if type(meta) is not dict or any(type(key) is not str for key in meta):
+    if type(meta) is not dict or not {*map(type, meta)} <= {str}:
         raise PlanCorruptError("the header's meta is not a map of names")
-    if type(rows) is not list:
+    if type(rows) is not tuple:
         raise PlanCorruptError("the header's sections are not a list")
     try:
-        again = _packed(meta, rows)
+        again = pack(document)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise PlanCorruptError(f"the header cannot be written back: {error}") from None
-    if again != header:
+    if again != header or [*document] != ["meta", "sections"] or [*meta] != sorted(meta):
         raise PlanCorruptError("the header is not in canonical form")
     return meta, rows
 
 
 def _check_meta(meta: dict[str, Any], minor: int) -> None:
-    if [type(meta.get(name)) for name in _META] != list(_META.values()):
+    if [*map(type, map(meta.get, _META))] != _TYPES:
         raise PlanCorruptError("the header's meta has a field that is missing or of a wrong type")
     if minor <= MINOR and len(meta) != len(_META):
         raise PlanCorruptError(f"the header's meta has a field that format 1.{minor} lacks")
     blocks = meta["blocks"]
-    if len(blocks) != 3 or any(type(pair) is not list or len(pair) != 2 for pair in blocks):
+    if [*map(type, blocks)] != [tuple] * 3 or [*map(len, blocks)] != [2] * 3:
         raise PlanCorruptError("meta.blocks: expected three pairs")
     if len(meta["row_intervals"]) not in {0, 2}:
         raise PlanCorruptError("meta.row_intervals: expected two numbers or none")
-    for number in (*(meta[name] for name in _NUMBERS), *blocks[0], *blocks[1], *blocks[2]):
-        if type(number) is not int or not 0 < number < 2**31:
-            raise PlanCorruptError("the header's meta has a number out of range")
-    if any(type(number) is not int or not 0 <= number < 2**31 for number in meta["row_intervals"]):
-        raise PlanCorruptError("meta.row_intervals: a number out of range")
+    numbers = [*_numbers(meta), *blocks[0], *blocks[1], *blocks[2]]
+    if {*map(type, numbers)} != {int} or min(numbers) < 1 or max(numbers) >= 2**31:
+        raise PlanCorruptError("the header's meta has a number out of range")
+    for number in meta["row_intervals"]:
+        if type(number) is not int or not 0 <= number < 2**31:
+            raise PlanCorruptError("meta.row_intervals: a number out of range")
     if key_of(meta["canonical"]) != meta["key"]:
         raise PlanCorruptError("meta.key is not the key of meta.canonical")
 
 
-def _sections(
-    image: npt.NDArray[np.uint8], end: int, rows: list[Any], max_decoded: int
-) -> list[Section]:
+def _check_rows(
+    image: npt.NDArray[np.uint8], end: int, rows: tuple[Any, ...], max_decoded: int
+) -> None:
     """The section table: in name order, one behind the other, with nothing between and behind.
 
     One pass with few calls, since this is a good part of the time that it takes to open a plan.
     """
-    sections, decoded, last, content = [], 0, "", image.data
+    if not (
+        {*map(type, rows)} <= {tuple}
+        and {*map(len, rows)} <= {7}
+        and [*map(type, chain.from_iterable(rows))] == _ROW * len(rows)
+    ):
+        raise PlanCorruptError("the section table has a row of wrong types")
+    content, total, decoded, last = image.data, len(image), 0, ""
     for row in rows:
-        if type(row) is not list or [*map(type, row)] != _ROW:
-            raise PlanCorruptError("the section table has a row of wrong types")
-        section = Section(*row)
         name, dtype, shape, codec, offset, nbytes, _ = row
         if dtype not in DTYPES or codec not in CODECS:
             raise PlanVersionError(
                 f"{name}: dtype {dtype!r} or codec {codec}, which this maskc lacks"
             )
-        if (decoded := decoded + _size(name, dtype, shape)) > max_decoded:
+        size = _ITEMSIZE[dtype]
+        for n in shape:
+            if type(n) is not int or n < 0:
+                raise PlanCorruptError(f"{name}: {[*shape]} is not a shape")
+            size *= n
+        if not size or len(shape) > 1:
+            _check_shape(name, shape)
+        decoded += size
+        if decoded > max_decoded:
             raise PlanError(
                 f"decodes to {decoded:,} bytes or more, over the limit of {max_decoded:,}"
             )
         if name <= last:
             raise PlanCorruptError("the sections are not in name order")
         gap = -end % ALIGNMENT
-        if offset != end + gap or not 0 <= nbytes <= len(content) - offset:
-            raise PlanCorruptError(f"{section.place}: does not lie where sections must")
-        if content[end:offset] != _ZEROS[:gap]:
+        if offset != end + gap or not 0 <= nbytes <= total - offset:
+            raise PlanCorruptError(f"{Section(*row).place}: does not lie where sections must")
+        if codec == RAW and nbytes != size:
+            raise PlanCorruptError(f"{Section(*row).place}: expected {size} bytes, got {nbytes}")
+        if content[end:offset] != _ZEROS[gap]:
             raise PlanCorruptError(f"bytes {end} to {offset - 1} are not zero")
         end, last = offset + nbytes, name
-        sections.append(section)
-    if end != len(content):
-        raise PlanCorruptError(f"{len(content) - end} bytes behind the last section")
-    return sections
+    if end != total:
+        raise PlanCorruptError(f"{total - end} bytes behind the last section")
 
 
-def _size(name: str, dtype: str, shape: list[Any]) -> int:
-    """How many bytes an array takes, if there can be such a one."""
-    elements = nonzero = 1
-    for n in shape:
-        if type(n) is not int or n < 0:
-            raise PlanCorruptError(f"{name}: {shape} is not a shape")
-        elements *= n
-        nonzero *= n or 1
+def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Whether there can be such an array."""
     if len(shape) > 3:
-        raise PlanCorruptError(f"{name}: {shape} is not a shape")
-    if nonzero > _MAX_ELEMENTS and not elements:
-        raise PlanCorruptError(f"{name}: {shape} is no shape of an empty array")
-    return elements * DTYPES[dtype].itemsize
+        raise PlanCorruptError(f"{name}: {[*shape]} is not a shape")
+    if 0 in shape and math.prod(n for n in shape if n) > _MAX_ELEMENTS:
+        raise PlanCorruptError(f"{name}: {[*shape]} is no shape of an empty array")

@@ -33,6 +33,7 @@ from maskc_runtime.mask_info import (
     set_debug_mode,
 )
 from maskc_runtime.plans import PlanRef, load_plan
+from maskc_runtime.serialization import register_serialization
 from maskc_runtime.sharding import sharded_attention
 from maskc_runtime.stack import shard_plan, stack_plans
 from maskc_runtime.traced import TracedPlan
@@ -78,3 +79,5 @@ __all__ = [
     "sharded_attention",
     "stack_plans",
 ]
+
+register_serialization()

@@ -38,7 +38,7 @@ def stack_plans(plans: Sequence[PlanRef]) -> TracedPlan:
         plans: of the same lengths, heads and blocks.
 
     Returns:
-        A `TracedPlan` whose leaves are numpy arrays [plans, ...].
+        A `TracedPlan` whose leaves are numpy arrays [plans, ...], one where all plans have one.
 
     Raises:
         ArgumentValueError: no plan, or plans that differ in more than their masks.
@@ -61,7 +61,7 @@ def stack_plans(plans: Sequence[PlanRef]) -> TracedPlan:
                 f"passes {view.facts.blocks} in plan {number}, {first.facts.blocks} in plan 0"
             )
     tables = _stacked([_on_host(view) for view in views])
-    return TracedPlan(f"{len(views)} plans", first.q_len, first.kv_len, first.heads, tables)
+    return TracedPlan.of(f"{len(views)} plans", first.q_len, first.kv_len, first.heads, tables)
 
 
 def shard_plan(plan: PlanRef, head_shards: int = 1, q_seq_shards: int = 1) -> TracedPlan:
@@ -103,9 +103,11 @@ def shard_plan(plan: PlanRef, head_shards: int = 1, q_seq_shards: int = 1) -> Tr
     parts = [
         _shard(host, view, slice(h * heads, (h + 1) * heads), s * q_len, q_len) for h, s in places
     ]
+    name = f"{view.key[:12]} in shards"
+    row = TracedPlan.of(name, q_len, view.kv_len, heads, _stacked(parts))
     lead = (head_shards, q_seq_shards)
-    tables = jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), _stacked(parts))
-    return TracedPlan(f"{view.key[:12]} in shards", q_len, view.kv_len, heads, tables)
+    shards: TracedPlan = jax.tree.map(lambda array: array.reshape(*lead, *array.shape[1:]), row)
+    return shards
 
 
 def _on_host(view: PlanView) -> AttentionTables:
@@ -114,17 +116,27 @@ def _on_host(view: PlanView) -> AttentionTables:
             f"plan: {view!r} is traced, and only a plan that is known can be stacked or cut; do it "
             "outside of jax.jit, and pass the result"
         )
-    tables: AttentionTables = jax.tree.map(np.asarray, view.tables)
-    return tables
+    host: PlanView = jax.tree.map(np.asarray, view)
+    return host.tables
 
 
 def _stacked(parts: Sequence[AttentionTables]) -> AttentionTables:
-    """Tables of equal lengths and blocks with a leading axis, padded to the largest."""
+    """Tables of equal lengths and blocks with a leading axis, padded to the largest.
+
+    Passes that share an array in every part share the stacked one.
+    """
+    stacked: dict[tuple[int, ...], Array] = {}
+
+    def array(arrays: Sequence[Array]) -> Array:
+        key = tuple(map(id, arrays))
+        if key not in stacked:
+            stacked[key] = _padded(arrays)
+        return stacked[key]
 
     def table(name: str) -> BlockTable:
         tables = [getattr(part, name) for part in parts]
         arrays: dict[str, Any] = {
-            field: _padded([getattr(one, field) for one in tables]) for field in _ARRAYS
+            field: array([getattr(one, field) for one in tables]) for field in _ARRAYS
         }
         first: BlockTable = tables[0]
         return dataclasses.replace(first, **arrays)
@@ -163,7 +175,26 @@ def _shard(
     blocks, first = -(-view.kv_len // dkv.block_kv), q_start // dkv.block_q
     numbers = (masks[:, None] * blocks + np.arange(blocks)).reshape(-1)
     turned = _part(dkv, numbers, first, first + -(-q_len // dkv.block_q))
-    return AttentionTables(head_mask.astype(np.int32), rows(tables.fwd), rows(tables.dq), turned)
+    fwd = rows(tables.fwd)
+    shared = all(getattr(tables.dq, name) is getattr(tables.fwd, name) for name in _ARRAYS)
+    dq = fwd if shared else rows(tables.dq)
+    fwd, dq, turned = _trimmed((fwd, dq, turned))
+    return AttentionTables(head_mask.astype(np.int32), fwd, dq, turned)
+
+
+def _trimmed(passes: Sequence[BlockTable]) -> list[BlockTable]:
+    """Lists with only the stored blocks that they name; passes that share them go on doing so."""
+    changed: dict[int, BlockTable] = {}
+    for table in passes:
+        sharing = [one for one in passes if one.partial_blocks is table.partial_blocks]
+        if id(table) in changed:
+            continue
+        used = np.unique(np.concatenate([np.asarray(one.partial_id) for one in sharing]))
+        blocks = np.asarray(table.partial_blocks)[used]
+        for one in sharing:
+            ids = np.searchsorted(used, one.partial_id).astype(np.asarray(one.partial_id).dtype)
+            changed[id(one)] = dataclasses.replace(one, partial_id=ids, partial_blocks=blocks)
+    return [changed[id(table)] for table in passes]
 
 
 def _part(table: BlockTable, rows: Array, first: int, stop: int | None) -> BlockTable:
@@ -182,7 +213,4 @@ def _part(table: BlockTable, rows: Array, first: int, stop: int | None) -> Block
         changed[f"{kind}_ptr"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         changed |= {name: column[keep] for name, column in columns.items()}
         changed[f"{kind}_idx"] = (idx[keep] - first).astype(idx.dtype)
-    used, ids = np.unique(changed["partial_id"], return_inverse=True)
-    changed["partial_id"] = ids.astype(np.asarray(table.partial_id).dtype)
-    changed["partial_blocks"] = np.asarray(table.partial_blocks)[used]
     return dataclasses.replace(table, **changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,15 +31,17 @@ def plan_of_mask(
 ) -> TracedPlan:
     """The plan of a dense mask, under `jax.jit` and with shapes that do not depend on the mask.
 
-    Time is one pass over the mask. Without knowing it, every block may be partial, so the plan has
-    room for all of them as bits: an eighth of the mask, for each pass with blocks of its own. A
-    mask that is known when the function is traced is better compiled (`maskc.compile_mask`).
+    Time is one pass over the mask. Any block of it may turn out partial, so the plan has room for
+    all of them as bits: an eighth of the mask's bytes, lengths rounded up to whole blocks, once for
+    each different block size among the passes. There is no smaller bound that a denser mask would
+    not silently break. A mask that is known when the function is traced is better compiled
+    (`maskc.compile_mask`).
 
     Args:
         mask: bool [q_len, kv_len] for all heads, or [heads or 1, q_len, kv_len]; traced or not.
         heads: number of query heads; None is the mask's first axis, or 1.
-        block_q: queries per block of the forward pass, by default 128 or the length if shorter.
-        block_kv: keys per block, likewise.
+        block_q: queries per block of the forward pass, by default 128.
+        block_kv: keys per block, by default 128.
         block_q_dq: queries per block of the dq pass; None is `block_q`. Likewise the others.
         block_kv_dq: see block_q_dq.
         block_q_dkv: see block_q_dq.
@@ -63,45 +66,73 @@ def plan_of_mask(
             f"{array.shape}"
         )
     array = array if array.ndim == 3 else array[None]
-    count, q_len, kv_len = array.shape
+    count = array.shape[0]
     heads = count if heads is None else heads
     if count not in {1, heads}:
         raise ArgumentShapeError(f"mask: expected [{heads} or 1, q_len, kv_len], got {array.shape}")
-    fwd = _positive(block_q, q_len), _positive(block_kv, kv_len)
-    dq = block_q_dq or fwd[0], block_kv_dq or fwd[1]
-    dkv = block_q_dkv or fwd[0], block_kv_dkv or fwd[1]
-    tables = _tables(array, heads, fwd, dq, dkv)
-    return TracedPlan("built on the device", q_len, kv_len, heads, tables)
+    fwd = _blocks(DEFAULT_BLOCK, DEFAULT_BLOCK, block_q=block_q, block_kv=block_kv)
+    dq = _blocks(*fwd, block_q_dq=block_q_dq, block_kv_dq=block_kv_dq)
+    dkv = _blocks(*fwd, block_q_dkv=block_q_dkv, block_kv_dkv=block_kv_dkv)
+    plan: TracedPlan = _built(array, heads, fwd, dq, dkv)
+    return plan
 
 
-def _positive(block: int | None, length: int) -> int:
-    if block is not None and block < 1:
-        raise ArgumentValueError(f"block size: expected a positive integer, got {block}")
-    return min(DEFAULT_BLOCK, length) if block is None else block
+def _blocks(q: int, kv: int, **given: int | None) -> tuple[int, int]:
+    """The blocks of a pass: as given, or else `q` and `kv`."""
+    for name, block in given.items():
+        if block is not None and block < 1:
+            raise ArgumentValueError(f"{name}: expected a positive integer, got {block}")
+    own_q, own_kv = given.values()
+    return q if own_q is None else own_q, kv if own_kv is None else own_kv
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _tables(
+def _built(
     mask: jax.Array,
     heads: int,
     fwd: tuple[int, int],
     dq: tuple[int, int],
     dkv: tuple[int, int],
-) -> AttentionTables:
-    head_mask = jnp.arange(heads, dtype=jnp.int32) if len(mask) > 1 else jnp.zeros(heads, jnp.int32)
-    rows = {blocks: _table(mask, blocks, turned=False) for blocks in {fwd, dq}}
-    return AttentionTables(head_mask, rows[fwd], rows[dq], _table(mask, dkv, turned=True))
+) -> TracedPlan:
+    count, q_len, kv_len = mask.shape
+    head_mask = jnp.arange(heads, dtype=jnp.int32) if count > 1 else jnp.zeros(heads, jnp.int32)
+    tiles = {blocks: _Tiles.of(mask, blocks) for blocks in (fwd, dq, dkv)}
+    rows = {blocks: _table(tiles[blocks], turned=False) for blocks in (fwd, dq)}
+    tables = AttentionTables(head_mask, rows[fwd], rows[dq], _table(tiles[dkv], turned=True))
+    return TracedPlan.of("built on the device", q_len, kv_len, heads, tables)
 
 
-def _table(mask: jax.Array, blocks: tuple[int, int], *, turned: bool) -> BlockTable:
+class _Tiles(NamedTuple):
+    """A mask in blocks of one size.
+
+    Attributes:
+        blocks: block_q and block_kv.
+        full: bool [masks, q blocks, kv blocks], which are True throughout.
+        some: bool likewise, which are True anywhere.
+        bits: of every block, uint8 [masks * q blocks * kv blocks, block_q, ceil(block_kv / 8)].
+    """
+
+    blocks: tuple[int, int]
+    full: jax.Array
+    some: jax.Array
+    bits: jax.Array
+
+    @classmethod
+    def of(cls, mask: jax.Array, blocks: tuple[int, int]) -> _Tiles:
+        masks, q_len, kv_len = mask.shape
+        block_q, block_kv = blocks
+        nq, nk = -(-q_len // block_q), -(-kv_len // block_kv)
+        ragged = ((0, 0), (0, nq * block_q - q_len), (0, nk * block_kv - kv_len))
+        cells = jnp.pad(mask, ragged).reshape(masks, nq, block_q, nk, block_kv).swapaxes(2, 3)
+        bits = _packed(cells.reshape(-1, block_q, block_kv))
+        return cls(blocks, cells.all((3, 4)), cells.any((3, 4)), bits)
+
+
+def _table(tiles: _Tiles, *, turned: bool) -> BlockTable:
     """The lists of one pass; with `turned`, rows are kv blocks."""
-    block_q, block_kv = blocks
-    masks, q_len, kv_len = mask.shape
-    nq, nk = -(-q_len // block_q), -(-kv_len // block_kv)
-    ragged = ((0, 0), (0, nq * block_q - q_len), (0, nk * block_kv - kv_len))
-    cells = jnp.pad(mask, ragged).reshape(masks, nq, block_q, nk, block_kv).swapaxes(2, 3)
-    full, some = cells.all((3, 4)), cells.any((3, 4))
-    numbers = jnp.arange(masks * nq * nk, dtype=jnp.int32).reshape(masks, nq, nk)
+    masks, nq, nk = tiles.full.shape
+    full, some = tiles.full, tiles.some
+    numbers = jnp.arange(full.size, dtype=jnp.int32).reshape(full.shape)
     if turned:
         full, some, numbers = (x.swapaxes(1, 2) for x in (full, some, numbers))
     rows, columns = (nk, nq) if turned else (nq, nk)
@@ -110,9 +141,8 @@ def _table(mask: jax.Array, blocks: tuple[int, int], *, turned: bool) -> BlockTa
     full_ptr, (full_idx,) = compacted(full.reshape(1, -1), ptr, idx)
     partial = (some & ~full).reshape(1, -1)
     partial_ptr, (partial_idx, partial_id) = compacted(partial, ptr, idx, numbers.reshape(-1))
-    bits = _packed(cells.reshape(-1, block_q, block_kv))
     return BlockTable(
-        block_q, block_kv, full_ptr, full_idx, partial_ptr, partial_idx, partial_id, bits
+        *tiles.blocks, full_ptr, full_idx, partial_ptr, partial_idx, partial_id, tiles.bits
     )
 
 

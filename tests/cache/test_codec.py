@@ -15,12 +15,8 @@ SHAPES = arrays.array_shapes(max_dims=3, max_side=9, min_side=0)
 DTYPES = [np.dtype(f"<{name}") for name in ("i1", "i2", "i4", "u1")]
 
 
-def stored(content):
-    return np.frombuffer(bytes(content), np.uint8)
-
-
 def frame(content):
-    return stored(zstandard.ZstdCompressor().compress(bytes(content)))
+    return memoryview(zstandard.ZstdCompressor().compress(bytes(content)))
 
 
 @given(
@@ -43,7 +39,11 @@ def frame(content):
 )
 def test_what_is_stored_comes_back(data, is_bits):
     codec, content = compress(data, is_bits=is_bits)
-    again = decompress(codec, stored(content), data.dtype, list(data.shape))
+    if codec == RAW:  # which needs no decoder
+        again = np.frombuffer(content, data.dtype).reshape(data.shape)
+    else:
+        again = decompress(codec, memoryview(content), data.dtype, data.shape)
+        assert not again.flags.writeable
     assert again.dtype == data.dtype
     np.testing.assert_array_equal(again, data)
     assert len(content) <= data.nbytes
@@ -79,12 +79,12 @@ def test_values_wrap_around_and_back(dtype):
     data = np.arange(-200_000, 200_000, 77).astype(dtype)
     steps = np.diff(data, prepend=dtype.type(0))
     np.testing.assert_array_equal(
-        decompress(DELTA, frame(steps.tobytes()), dtype, [len(data)]), data
+        decompress(DELTA, frame(steps.tobytes()), dtype, (len(data),)), data
     )
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     data = np.concatenate([[high - 1, high, low, low + 1], np.full(20, 5)]).astype(dtype)
     runs = struct.pack("<4i", high - 1, 0, 24, 0)[:4] + struct.pack("<i", 24)
-    again = decompress(RUNS, frame(runs), dtype, [24])  # one run, modulo the dtype
+    again = decompress(RUNS, frame(runs), dtype, (24,))  # one run, modulo the dtype
     np.testing.assert_array_equal(again[:4], data[:4])
 
 
@@ -106,16 +106,14 @@ def test_values_wrap_around_and_back(dtype):
 def test_runs_are_of_as_many_values_as_there_must_be(codec, numbers, message):
     content = frame(struct.pack(f"<{len(numbers)}i", *numbers))
     with pytest.raises(ValueError, match=message):
-        decompress(codec, content, np.dtype("<i4"), [10])
+        decompress(codec, content, np.dtype("<i4"), (10,))
 
 
 @pytest.mark.parametrize("codec", [ZSTD, DELTA])
 def test_frames_are_of_the_size_that_they_must_have(codec):
     with pytest.raises(ValueError, match="the zstd frame is not of 40 bytes"):
-        decompress(codec, frame(bytes(36)), np.dtype("<i4"), [10])
+        decompress(codec, frame(bytes(36)), np.dtype("<i4"), (10,))
     with pytest.raises(ValueError, match="a grid of no dimensions"):
-        decompress(GRID, frame(bytes(4)), np.dtype("<i4"), [])
+        decompress(GRID, frame(bytes(4)), np.dtype("<i4"), ())
     with pytest.raises(ValueError, match="not a zstd frame"):
-        decompress(codec, stored(b"nonsense"), np.dtype("<i4"), [10])
-    with pytest.raises(ValueError, match="expected 40 bytes, got 36"):
-        decompress(RAW, stored(bytes(36)), np.dtype("<i4"), [10])
+        decompress(codec, memoryview(b"nonsense"), np.dtype("<i4"), (10,))

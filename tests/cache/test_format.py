@@ -186,6 +186,7 @@ def edit(*path, value):
         (edit("sections", 0, 1, value="f4"), "dtype 'f4' or codec 0, which this maskc lacks"),
         (edit("sections", 0, 2, value=[-1]), r"\[-1\] is not a shape"),
         (edit("sections", 0, 2, value=[1, 1, 1, 1]), "is not a shape"),
+        (edit("sections", 0, 2, value=[1]), r"dkv.full_idx \(.*\): expected 1 bytes, got \d"),
         (edit("sections", 0, 2, value=[0, 2**63, 2**63]), "no shape of an empty array"),
         (edit("sections", 0, 4, value=0), "does not lie where sections must"),
         (edit("sections", 0, 5, value=2**40), "does not lie where sections must"),

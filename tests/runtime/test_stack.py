@@ -27,6 +27,7 @@ def plan_of(mask, **parameters):
     return compile_mask(mask, q_len=N, heads=HEADS, **blocks)
 
 
+EQUAL = {"block_q": 8, "block_kv": 8, "block_q_dq": 8, "block_q_dkv": 8}
 PLANS = [plan_of(mask) for mask in MASKS]
 
 
@@ -84,11 +85,22 @@ def test_a_shard_holds_its_part_of_the_mask(direction, shards):
 
 
 def test_a_shard_holds_only_the_partial_blocks_that_it_needs():
-    plan = plan_of(Causal(), block_q=8, block_kv=8, block_q_dq=8, block_q_dkv=8)
-    whole = plan_of(RANDOM, block_q=8, block_kv=8, block_q_dq=8, block_q_dkv=8)
+    plan, whole = plan_of(Causal(), **EQUAL), plan_of(RANDOM, **EQUAL)
     assert shard_plan(plan, 1, 4).tables.fwd.partial_blocks.shape[2] == 1
     assert len(whole.fwd.partial_blocks) == 16
     assert shard_plan(whole, 1, 4).tables.fwd.partial_blocks.shape[2] == 4
+
+
+def test_what_passes_share_is_held_once():
+    """A plan of one block size has one copy of its bits, also cut, stacked or moved to a device."""
+    plan = plan_of(RANDOM, **EQUAL)
+    cut, stack = shard_plan(plan, 2, 2), stack_plans([plan, plan_of(Causal(), **EQUAL)])
+    for traced in (cut, stack, jax.device_put(stack), jax.jit(lambda x: x)(cut)):
+        tables = traced.tables
+        assert tables.fwd.partial_blocks is tables.dq.partial_blocks is tables.dkv.partial_blocks
+        assert tables.fwd.full_idx is tables.dq.full_idx is not tables.dkv.full_idx
+        assert traced.nbytes == sum(leaf.nbytes for leaf in jax.tree.leaves(traced))
+    assert sum(leaf.dtype == np.uint8 for leaf in jax.tree.leaves(stack)) == 1
 
 
 def test_layers_of_alternating_plans_in_one_scan(draw_qkv):

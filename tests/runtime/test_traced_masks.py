@@ -67,10 +67,27 @@ def test_one_program_for_every_mask(draw_qkv):
     assert len(traces) == 1
 
 
-def test_blocks_are_128_or_the_length():
+def test_blocks_are_128_which_every_backend_takes():
     shape = jax.eval_shape(plan_of_mask, jax.ShapeDtypeStruct((300, 40), jnp.bool_))
-    assert (shape.tables.fwd.block_q, shape.tables.fwd.block_kv) == (128, 40)
+    assert shape.blocks == ((128, 128),) * 3
     assert (shape.heads, shape.q_len, shape.kv_len) == (1, 300, 40)
+
+
+def test_its_bytes_are_an_eighth_of_the_mask_for_each_block_size():
+    """Of whole blocks, and once for passes of equal blocks; the lists are small beside them."""
+
+    def nbytes(**blocks):
+        plan = jax.eval_shape(
+            lambda mask: plan_of_mask(mask, **blocks),
+            jax.ShapeDtypeStruct((2, 500, 500), jnp.bool_),
+        )
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(plan))
+
+    bits = 2 * 512 * 512 // 8
+    for number, blocks in enumerate(
+        ({}, {"block_q_dq": 64}, {"block_q_dq": 64, "block_kv_dkv": 64})
+    ):
+        assert (number + 1) * bits < nbytes(**blocks) < (number + 1) * bits * 1.05
 
 
 @pytest.mark.parametrize(
@@ -88,7 +105,13 @@ def test_blocks_are_128_or_the_length():
             np.ones((4, 4), bool),
             {"block_q": 0},
             ArgumentValueError,
-            "block size: expected a positive",
+            "block_q: expected a positive integer, got 0",
+        ),
+        (
+            np.ones((4, 4), bool),
+            {"block_kv_dq": -8},
+            ArgumentValueError,
+            "block_kv_dq: expected a positive integer, got -8",
         ),
     ],
 )

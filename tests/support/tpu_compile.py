@@ -35,6 +35,7 @@ class Case:
     sinks: bool = False
     masks: int = 1
     segments: bool = False
+    row_bounds: bool = False
     gradients: bool = True
     fused: bool = True
     compile: bool = True
@@ -102,10 +103,12 @@ def program(case):
 
     mask = Causal() if case.masks == 1 else MultiHead((Causal(), Full()) * (case.heads // 2))
     plan = compile_mask(
-        mask, q_len=case.length, heads=case.heads, block_q=case.block_q, block_kv=case.block_kv
-    )
+        mask, q_len=case.length, heads=case.heads, block_q=case.block_q, block_kv=case.block_kv,
+        row_bounds=case.row_bounds,
+    )  # fmt: skip
     lists = (plan.fwd, plan.dq, plan.dkv)
-    tables = AttentionTables(plan.head_mask, *map(BlockTable.from_lists, lists))
+    bounds = (plan.row_bounds.q, plan.row_bounds.kv) if case.row_bounds else ()
+    tables = AttentionTables(plan.head_mask, *map(BlockTable.from_lists, lists), *bounds)
 
     def array(heads, dim, dtype=case.dtype):
         return jax.ShapeDtypeStruct((case.batch, heads, case.length, dim), jnp.dtype(dtype))
