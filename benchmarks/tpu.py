@@ -183,7 +183,8 @@ def cases() -> Iterator[tuple[dict[str, Any], Any]]:
     makers: list[tuple[str, Any, list[dict[str, bool]]]] = [
         ("ours", kernels.ours,
          [{"backward": False}, {"backward": False, "bounded": True}, {"backward": True},
-          {"backward": True, "bounded": True}]),
+          {"backward": True, "bounded": True}, {"backward": True, "fused": True},
+          {"backward": True, "fused": True, "bounded": True}]),
         ("JAX splash", kernels.jax_splash,
          [{"backward": False}, {"backward": False, "stored": True}, {"backward": True},
           {"backward": True, "fused": True}]),
@@ -243,7 +244,7 @@ def blocks(files: tuple[Path, ...]) -> None:
         q, kv, head_dim = record["sizes"]
         for which, cost in passes(record).items():
             counts = [Counts.of(getattr(plan, LISTS[which])) for plan in plans(q, kv)]
-            key = record["chip"], head_dim, which
+            key = record["chip"], head_dim, "fused" if record.get("fused") else which
             cycles.setdefault(key, {})[q, kv] = sum(total("ours", cost, count) for count in counts)
     rows = [
         {"chip": chip, "head_dim": head_dim, "pass": which}

@@ -145,8 +145,9 @@ def _bwd(
 
     # The scale's gradient is sum(q * dq) / scale, so dq must hold another factor than 0.
     factor = jnp.where(sm_scale == 0, 1, sm_scale).astype(jnp.float32)
-    blocks = [(table.block_q, table.block_kv) for table in (tables.dq, tables.dkv)]
-    fused = blocks[0] == blocks[1] if config.fused_backward is None else config.fused_backward
+    fused = config.fused_backward
+    if fused is None:
+        fused = _fused_by_default(tables)
     sizes = Sizes.of(q, k, tables.dkv)
     segments = _segments(ids, sizes)
     dk, dv, *dqs = backward_dkv(
@@ -176,6 +177,14 @@ def _bwd(
 
 
 _attention.defvjp(_fwd, _bwd)
+
+
+def _fused_by_default(tables: AttentionTables) -> bool:
+    """Is one kernel for all gradients faster, by the model of docs/tpu.md?"""
+    blocks = [(table.block_q, table.block_kv) for table in (tables.dq, tables.dkv)]
+    block_q, block_kv = blocks[1]
+    # The traffic of dq's sums goes with block_q, the work that it hides behind with block_kv too.
+    return blocks[0] == blocks[1] and (block_kv >= 256 or block_q <= 256)
 
 
 def _segments(ids: tuple[jax.Array, jax.Array] | None, sizes: Sizes) -> Segments | None:

@@ -123,7 +123,10 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
 - dq, likewise: v6e 512x1024 1,976 and 2,033, or 1,798 and 1,799; v5e 512x512 1,737 and 1,866, or
   1,735 and 1,735;
 - dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;
-- dkv, 512x512, the same: v5e 2,248 or 2,247; v6e 1,292 or 1,287; partial blocks gain more.
+- fused, v6e 512x512, 512 columns by 256 rows or 256 by 512, one ahead: 1,290 and 1,330, or 1,378
+  and 1,379; 512x1024, one or two ahead: 2,253 and 2,335, or 2,200 and 2,290; with the linear
+  scheduler 2,238 and 2,324;
+- fused, v5e 512x512, 256 columns one ahead or 512 in turn: 2,734 and 2,734, or 2,738 and 2,747.
 """
 
 
@@ -136,7 +139,8 @@ class KernelConfig:
         rows: most rows of scores per matrix product, likewise.
         ahead: how many products are asked for early, likewise.
         fused_backward: one kernel for all gradients, over the blocks of the dkv pass; False is one
-            for dq and one for dk and dv. None is one, if both passes have the same blocks.
+            for dq and one for dk and dv. None is one, if both passes have the same blocks and HBM
+            keeps up with it.
         chunk: entries of the work list per transfer to SMEM.
         vmem_limit_bytes: VMEM that the compiler may use.
         interpret: what `pallas_call` takes: False compiles, True or `InterpretParams` interprets.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -234,6 +235,29 @@ def test_forward_and_gradients_match_the_oracle(name, check, tables_of):
         check(shape, plan, tables, seed)
 
     holds()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "fused", "kernels"),
+    [
+        (SQUARE, None, {"maskc_backward"}),
+        (SQUARE, False, {"maskc_backward_dq", "maskc_backward_dkv"}),
+        (BLOCKINGS, None, {"maskc_backward_dq", "maskc_backward_dkv"}),
+        (BLOCKINGS, True, {"maskc_backward"}),
+        ({"block_q": 384, "block_kv": 128}, None, {"maskc_backward_dq", "maskc_backward_dkv"}),
+        ({"block_q": 384, "block_kv": 256}, None, {"maskc_backward"}),
+    ],
+)
+def test_which_kernels_make_gradients(blocks, fused, kernels, draw_inputs, tables_of):
+    shape = Shape(384, 384, 1, 1, 8, 8, blocks)
+    q, k, v, dout = draw_inputs(0, *shape.inputs)
+    config = dataclasses.replace(PLAIN, fused_backward=fused)
+    tables = tables_of(shape.compile([Causal()]))
+    program = jax.make_jaxpr(compiled(None, config))(
+        q, k, v, np.float32(1), None, dout, 0 * dout[..., 0], tables
+    )
+    names = set(re.findall(r"maskc_\w+", str(program)))
+    assert names == {"maskc_forward", *kernels}
 
 
 @pytest.fixture
