@@ -20,6 +20,10 @@ from maskc_kernels.tpu import KernelConfig, block_sparse_attention
 
 FP32 = 1e-5  # of the scale of the values
 RESULTS = ("out", "lse", "dq", "dk", "dv", "dscale", "dsinks")
+# Interpreted programs take seconds to compile and milliseconds to run.
+QUICK = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 12):  # the option is gone there
+    QUICK["xla_cpu_use_fusion_emitters"] = False
 # Chunks far smaller than a row, so that lists are streamed.
 PLAIN = KernelConfig(chunk=4, interpret=True)
 STRICT = KernelConfig(
@@ -104,7 +108,7 @@ def compiled(soft_cap, config):
         )  # fmt: skip
         return out, lse, *pullback((dout, jnp.where(lse == -jnp.inf, 0, dlse)))
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options=QUICK)
 
 
 @pytest.fixture
