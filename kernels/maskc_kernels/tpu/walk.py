@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.bounds import ENDS, Bounds
+from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import LANES
 from maskc_kernels.tpu.softmax import Mask, upright
 from maskc_kernels.tpu.stream import Buffers, Ref, Stream, loop
@@ -124,13 +124,13 @@ class Pass:
 
     def with_bounds(self, bounds: Bounds) -> Pass:
         """With the bounds of the rows as an operand behind the others."""
-        ends, row = bounds.ends, self.row_side[0].block
+        spans, row = bounds.spans, self.row_side[0].block
 
         def own(lane: jax.Array, member: jax.Array) -> jax.Array:
             del member
-            return self.head(lane) if ends.shape[0] > 1 else jnp.int32(0)
+            return self.head(lane) if spans.shape[0] > 1 else jnp.int32(0)
 
-        return replace(self, row_side=[*self.row_side, Tiles(ends, row, own, wide=True)])
+        return replace(self, row_side=[*self.row_side, Tiles(spans, row, own, wide=True)])
 
     def with_ids(self, segments: Segments, lane: Lane) -> Pass:
         """With segment ids as the last operands of both sides."""
@@ -404,7 +404,7 @@ def run_pass(
     words: list[jax.Array] = []
     turned: list[int] = []  # numbers per row of the operands that come last
     if isinstance(partial, Bounds):
-        job, row_side, turned = job.with_bounds(partial), [*row_side, partial.ends], [ENDS]
+        job, row_side, turned = job.with_bounds(partial), [*row_side, partial.spans], [NUMBERS]
     else:
         words = [partial]
     if segments is not None:
