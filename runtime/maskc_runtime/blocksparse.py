@@ -62,7 +62,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
     sliding_window: int | Sequence[int | None] | None = None,
     chunk_size: int | None = None,
     causal: bool | None = None,
-    fused_backward: bool = False,
+    fused_backward: bool | None = None,
     *,
     return_lse: bool = False,
     backend: BackendChoice = None,
@@ -102,7 +102,8 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
             None for no bound.
         chunk_size: positions of one chunk of this size attend each other.
         causal: None is True, unless `qkv_layouts` or `mask_builder` says what the mask is.
-        fused_backward: False; no kernel here has one.
+        fused_backward: True is one kernel for all gradients on TPUs, False one for dq and one for
+            dk and dv, None whichever takes fewer cycles. Other backends have one way.
         return_lse: give the log-sum-exp too, as `attention` does.
         backend: as for `attention`.
 
@@ -121,11 +122,6 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
     check_shapes(q, k, v)
     if q.ndim != 4:
         raise ArgumentShapeError(f"query: expected [batch, heads, q_len, head_dim], got {q.shape}")
-    if fused_backward:
-        raise ArgumentValueError(
-            "fused_backward: the backward passes are separate, so that each gradient is written "
-            "once and in a fixed order; leave it False"
-        )
     ids = segment_ids_of(q_segment_ids, kv_segment_ids, q, k)
     positions = [
         positions_of(f"{side}_positions", values, array)
@@ -142,6 +138,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
         "sinks": sinks_of(softmax_aux, q),
         "bias": bias,
         "backend": backend,
+        "config": _config(backend, fused_backward=fused_backward),
     }
     if plan is not None:
         _refuse_rules(
@@ -170,6 +167,19 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
     blocks = blocks_of(fwd_params, bwd_params, q, k, whole_q=axis.name is not None)
     results = _by_rules((q, k, v), rules, blocks, ids, axis, options)
     return results if return_lse else results[0]
+
+
+def _config(backend: BackendChoice, *, fused_backward: bool | None) -> dict[str, Any] | None:
+    """Settings by backend."""
+    if fused_backward is None:
+        return None
+    if isinstance(backend, str) and backend != "tpu":
+        raise ArgumentValueError(
+            f"fused_backward: only the TPU kernels have two ways, got {backend=}; leave it None"
+        )
+    from maskc_kernels.tpu import KernelConfig
+
+    return {"tpu": KernelConfig(fused_backward=fused_backward)}
 
 
 def _refuse_rules(**rules: object) -> None:
