@@ -32,14 +32,16 @@ BLOCKS: dict[str, dict[int, tuple[_Pair, _Pair, _Pair]]] = {
     "tpu7x": {512: ((1024, 1024), (1024, 1024), (1024, 1024)), 1024: ((512, 512),) * 3},
 }
 """By generation and by the most bytes of a head (head_dim x size of an element): blocks q x kv of
-the forward, dq and dkv passes.
+the forward, dq and dkv passes. A fused backward pass has the blocks of dkv.
 
 From the compiler's schedules for head_dim 128 in bfloat16 (libtpu 0.0.52, jax 0.12; `python
 benchmarks/tpu.py blocks`): thousands of cycles per head of the four masks of docs/tpu-benchmarks.md
 together, in blocks of 512x512, 512x1024 and 1024x1024:
 
-- v5e: forward 11,955, 11,280, 10,688; dq 16,365, 15,961, 15,430; dkv 20,638, 20,463, 20,059;
-- v6e: forward 9,327, 7,373, 6,392; dq 10,103, 9,041, 8,274; dkv 12,248, 11,269, 10,560;
+- v5e: forward 11,955, 11,280, 10,688; dq 16,365, 15,961, 15,430; dkv 20,653, 20,549, 20,202;
+  fused 25,901, 25,672, 25,221;
+- v6e: forward 9,327, 7,373, 6,392; dq 10,103, 9,041, 8,274; dkv 11,826, 9,799, 8,983; fused
+  13,175, 11,343, 10,515;
 - tpu7x, cycles of one full block only: forward 998, 1,528, 2,685, so 1024x1024 takes 0.67 times as
   long per score as 512x512;
 - v5p has v5e's matrix unit and takes its blocks; it was not measured.
