@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from maskc_kernels.tpu.backward import Operands, backward_dkv, backward_dq
 from maskc_kernels.tpu.bits import word_rows
-from maskc_kernels.tpu.bounds import ENDS, Bounds
+from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import KernelConfig
 from maskc_kernels.tpu.forward import forward
 from maskc_kernels.tpu.sizes import Sizes
@@ -51,7 +51,7 @@ def ours(
     words = _array(4, word_rows(blocks.q), blocks.kv, dtype=jnp.int32)
     turned = _array(4, word_rows(blocks.kv), blocks.q, dtype=jnp.int32)
     if bounded:
-        words = turned = Bounds(_array(1, ENDS, LENGTH, dtype=jnp.int32))  # type: ignore[arg-type]
+        words = turned = Bounds(_array(1, NUMBERS, LENGTH, dtype=jnp.int32))  # type: ignore[arg-type]
     if not backward:
 
         def run(q: Any, k: Any, v: Any, head_mask: Any, ptr: Any, entries: Any, words: Any) -> Any:

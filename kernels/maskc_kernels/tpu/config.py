@@ -98,7 +98,7 @@ ORDERS = {
         forward=Cut(512, 512, 0), dq=Cut(512, 512, 0), dkv=Cut(512, 512, 0), fused=Cut(256, 512, 1)
     ),
     6: Order(
-        forward=Cut(512, 512, 1, linear=1, free=256),
+        forward=Cut(512, 256, 2, linear=2, free=256),
         dq=Cut(256, 512, 1),
         dkv=Cut(512, 256, 2),
         fused=Cut(512, 256, 2),
@@ -114,12 +114,13 @@ its softmax, so the next product is asked for early and hides behind it. With on
 takes longer than the softmax, and asking early costs registers only. Measured with libtpu 0.0.52
 and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a partial block:
 
-- forward, weights summed by the matrix unit or by the vector units: v6e 512x512 938 and 983, or 960
+- forward, weights summed by the matrix unit or by the vector units: v6e 512x512 940 and 986, or 960
   and 1,032; tpu7x 1,094 and 1,206, or 1,004 and 1,073;
-- forward, 512x1024, v6e, one piece of 512 rows ahead or two of 256, which double the program:
-  1,402 and 1,552, or 1,410 and 1,532; v5e, in turn or one ahead: 2,261 or 2,465;
-- forward, with the compiler's linear scheduler or without: v6e 512x512 938 and 983, or 962 and 997;
-  512x1024 1,491 and 1,611, or 1,402 and 1,552; v5e 512x512 1,235 and 1,250, or 1,226 and 1,227;
+- forward, v6e, one piece of 512 rows ahead or two of 256: 512x1024 1,402 and 1,552, or 1,413 and
+  1,536; 1024x1024 2,514 and 2,756, or 2,481 and 2,702; v5e 512x1024, in turn or one ahead: 2,261
+  or 2,465;
+- forward, with the compiler's linear scheduler or without: v6e 512x512 940 and 986, or 962 and 996;
+  1024x512 1,504 and 1,585, or 1,416 and 1,534; v5e 512x512 1,235 and 1,250, or 1,226 and 1,227;
 - dq, likewise: v6e 512x1024 1,976 and 2,033, or 1,798 and 1,799; v5e 512x512 1,737 and 1,866, or
   1,735 and 1,735;
 - dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;

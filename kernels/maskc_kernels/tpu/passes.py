@@ -128,13 +128,13 @@ class Pass:
 
     def with_bounds(self, bounds: Bounds) -> Pass:
         """With the bounds of the rows as an operand behind the others."""
-        ends, row = bounds.ends, self.row_side[0].block
+        spans, row = bounds.spans, self.row_side[0].block
 
         def own(lane: jax.Array, member: jax.Array) -> jax.Array:
             del member
-            return self.head(lane) if ends.shape[0] > 1 else jnp.int32(0)
+            return self.head(lane) if spans.shape[0] > 1 else jnp.int32(0)
 
-        return replace(self, row_side=[*self.row_side, Tiles(ends, row, own, wide=True)])
+        return replace(self, row_side=[*self.row_side, Tiles(spans, row, own, wide=True)])
 
     def with_ids(self, segments: Segments, lane: Lane) -> Pass:
         """With segment ids as the last operands of both sides."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.bounds import ENDS, Bounds
+from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import LANES
 from maskc_kernels.tpu.passes import array_form
 from maskc_kernels.tpu.softmax import Mask, upright
@@ -310,7 +310,7 @@ def run_pass(
     words: list[jax.Array] = []
     turned: list[int] = []  # numbers per row of the operands that come last
     if isinstance(partial, Bounds):
-        job, row_side, turned = job.with_bounds(partial), [*row_side, partial.ends], [ENDS]
+        job, row_side, turned = job.with_bounds(partial), [*row_side, partial.spans], [NUMBERS]
     else:
         words = [partial]
     if segments is not None:
