@@ -257,8 +257,10 @@ def test_which_kernels_make_gradients(blocks, fused, kernels, draw_inputs, table
     q, k, v, dout = draw_inputs(0, *shape.inputs)
     config = dataclasses.replace(PLAIN, fused_backward=fused)
     tables = tables_of(shape.compile([Causal()]))
-    program = jax.make_jaxpr(compiled(None, config))(
-        q, k, v, np.float32(1), None, dout, 0 * dout[..., 0], tables
+    program = (
+        compiled(None, config)
+        .trace(q, k, v, np.float32(1), None, dout, 0 * dout[..., 0], tables)
+        .jaxpr
     )
     names = set(re.findall(r"maskc_\w+", str(program)))
     assert names == {"maskc_forward", *kernels}
