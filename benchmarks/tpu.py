@@ -183,7 +183,8 @@ def cases() -> Iterator[tuple[dict[str, Any], Any]]:
     makers: list[tuple[str, Any, list[dict[str, bool]]]] = [
         ("ours", kernels.ours,
          [{"backward": False}, {"backward": False, "bounded": True}, {"backward": True},
-          {"backward": True, "bounded": True}]),
+          {"backward": True, "bounded": True}, {"backward": True, "fused": True},
+          {"backward": True, "fused": True, "bounded": True}]),
         ("JAX splash", kernels.jax_splash,
          [{"backward": False}, {"backward": False, "stored": True}, {"backward": True},
           {"backward": True, "fused": True}]),
@@ -243,7 +244,7 @@ def blocks(files: tuple[Path, ...]) -> None:
         q, kv, head_dim = record["sizes"]
         for which, cost in passes(record).items():
             counts = [Counts.of(getattr(plan, LISTS[which])) for plan in plans(q, kv)]
-            key = record["chip"], head_dim, which
+            key = record["chip"], head_dim, "fused" if record.get("fused") else which
             cycles.setdefault(key, {})[q, kv] = sum(total("ours", cost, count) for count in counts)
     rows = [
         {"chip": chip, "head_dim": head_dim, "pass": which}
@@ -269,7 +270,9 @@ def passes(record: dict[str, Any]) -> dict[str, dict[str, int]]:
     """The kernels of a record by pass; the forward pass of a backward record is left out."""
     found = {}
     for name, costs in record["costs"].items():
-        which = next((part for part in ("dkv", "dq") if part in name), "forward")
+        # One kernel for all gradients walks the list of dkv, whoever's it is.
+        gradients = "dkv" if "backward" in name else "forward"
+        which = next((part for part in ("dkv", "dq") if part in name), gradients)
         if record["backward"] == (which != "forward"):
             found[which] = costs
     return found

@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from maskc_kernels.tpu.backward import Operands, backward_dkv, backward_dq
 from maskc_kernels.tpu.bits import word_rows
-from maskc_kernels.tpu.bounds import ENDS, Bounds
+from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import KernelConfig
 from maskc_kernels.tpu.forward import forward
 from maskc_kernels.tpu.sizes import Sizes
@@ -40,8 +40,10 @@ def _array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
-def ours(blocks: Blocks, *, backward: bool, bounded: bool = False) -> list[Program]:
-    """Forward, or dq and dkv; any mask, or one whose rows have bounds."""
+def ours(
+    blocks: Blocks, *, backward: bool, bounded: bool = False, fused: bool = False
+) -> list[Program]:
+    """Forward; or dq and dkv, or all in one; any mask, or one whose rows have bounds."""
     sizes = Sizes(1, HEADS, HEADS, LENGTH, LENGTH, blocks.q, blocks.kv)
     config, form = KernelConfig(), EntryForm(8, 1, KernelConfig().chunk)
     x = _array(HEADS, LENGTH, blocks.head_dim)
@@ -49,7 +51,7 @@ def ours(blocks: Blocks, *, backward: bool, bounded: bool = False) -> list[Progr
     words = _array(4, word_rows(blocks.q), blocks.kv, dtype=jnp.int32)
     turned = _array(4, word_rows(blocks.kv), blocks.q, dtype=jnp.int32)
     if bounded:
-        words = turned = Bounds(_array(1, ENDS, LENGTH, dtype=jnp.int32))  # type: ignore[arg-type]
+        words = turned = Bounds(_array(1, NUMBERS, LENGTH, dtype=jnp.int32))  # type: ignore[arg-type]
     if not backward:
 
         def run(q: Any, k: Any, v: Any, head_mask: Any, ptr: Any, entries: Any, words: Any) -> Any:
@@ -67,12 +69,12 @@ def ours(blocks: Blocks, *, backward: bool, bounded: bool = False) -> list[Progr
 
     def dkv(operands: Any, head_mask: Any, ptr: Any, entries: Any, words: Any) -> Any:
         work = WorkList(form, 1, ptr, entries)
-        return backward_dkv(operands, head_mask, work, words, sizes=sizes, config=config)
+        options = {"sizes": sizes, "config": config, "with_dq": fused}
+        return backward_dkv(operands, head_mask, work, words, **options)  # type: ignore[arg-type]
 
-    return [
-        Program(dq, (operands, scale, head_mask, ptr, entries, words)),
-        Program(dkv, (operands, head_mask, ptr, entries, turned)),
-    ]
+    by_queries = Program(dq, (operands, scale, head_mask, ptr, entries, words))
+    by_keys = Program(dkv, (operands, head_mask, ptr, entries, turned))
+    return [by_keys] if fused else [by_queries, by_keys]
 
 
 def _program(kernel: Any, blocks: Blocks, *, backward: bool) -> list[Program]:

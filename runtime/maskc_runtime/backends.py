@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import jax
@@ -71,12 +71,19 @@ class Call:
         tables: of the plan.
         arrays: the options that are arrays, by name; those not used are left out.
         static: the options that are not.
+        configs: settings by backend.
     """
 
     operands: tuple[jax.Array, ...]
     tables: AttentionTables
     arrays: dict[str, jax.Array]
     static: dict[str, Any]
+    configs: dict[str, Any] = field(default_factory=dict)
+
+    def options(self, backend: str) -> dict[str, Any]:
+        """What is static for a backend."""
+        own = self.configs.get(backend)
+        return self.static if own is None else self.static | {"config": own}
 
 
 def run(call: Call, backend: BackendChoice) -> tuple[jax.Array, jax.Array]:
@@ -156,17 +163,18 @@ def _problem(backend: Backend, call: Call) -> str | None:
     except ImportError as error:
         return f"{error}; install it with: pip install '{backend.install}'"
     problem: str | None = module.refusal(
-        *call.operands[:3], call.tables, **call.arrays, **call.static
+        *call.operands[:3], call.tables, **call.arrays, **call.options(backend.name)
     )
     return problem
 
 
 def _branch(name: str, call: Call) -> Callable[..., tuple[jax.Array, jax.Array]]:
     kernels = importlib.import_module(BACKENDS[name].module).block_sparse_attention
+    static = call.options(name)
 
     def branch(*operands: Any) -> tuple[jax.Array, jax.Array]:
         *arrays, options = operands
-        result: tuple[jax.Array, jax.Array] = kernels(*arrays, **options, **call.static)
+        result: tuple[jax.Array, jax.Array] = kernels(*arrays, **options, **static)
         return result
 
     return branch

@@ -68,7 +68,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
     sliding_window: int | Sequence[int | None] | None = None,
     chunk_size: int | None = None,
     causal: bool | None = None,
-    fused_backward: bool = False,
+    fused_backward: bool | None = None,
     *,
     return_lse: bool = False,
     backend: BackendChoice = None,
@@ -111,7 +111,8 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
             None for no bound.
         chunk_size: positions of one chunk of this size attend each other.
         causal: None is True, unless `qkv_layouts` or `mask_builder` says what the mask is.
-        fused_backward: False; no kernel here has one.
+        fused_backward: True is one kernel for all gradients on TPUs, False one for dq and one for
+            dk and dv, None whichever takes fewer cycles. The other kernels have separate passes.
         return_lse: give the log-sum-exp too, as `attention` does.
         backend: as for `attention`.
         config: as for `attention`.
@@ -131,11 +132,6 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
     check_shapes(q, k, v)
     if q.ndim != 4:
         raise ArgumentShapeError(f"query: expected [batch, heads, q_len, head_dim], got {q.shape}")
-    if fused_backward:
-        raise ArgumentValueError(
-            "fused_backward: the backward passes are separate, so that each gradient is written "
-            "once and in a fixed order; leave it False"
-        )
     causal = causal_of(causal)
     ids = segment_ids_of(q_segment_ids, kv_segment_ids, q, k)
     positions = [
@@ -153,7 +149,7 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
         "sinks": sinks_of(softmax_aux, q),
         "bias": bias,
         "backend": backend,
-        "config": config,
+        "config": _config(config, backend, fused_backward=fused_backward),
     }
     if plan is not None:
         _refuse_rules(
@@ -183,6 +179,24 @@ def blocksparse_attention(  # noqa: PLR0913, PLR0917  # the signature that users
     blocks = blocks_of(fwd_params, bwd_params, q, k, smallest=smallest, whole_q=split)
     results = _by_rules((q, k, v), rules, blocks, ids, axis, options)
     return results if return_lse else results[0]
+
+
+def _config(config: Any, backend: BackendChoice, *, fused_backward: bool | None) -> Any:
+    """The settings, with the way to make gradients among those of the TPU kernels."""
+    if fused_backward is None:
+        return config
+    if isinstance(backend, str) and backend != "tpu":
+        if fused_backward:
+            raise ArgumentValueError(
+                f"fused_backward: only the TPU kernels have one for all gradients, got {backend=}; "
+                "leave it None"
+            )
+        return config
+    from maskc_kernels.tpu import KernelConfig
+
+    given = config if isinstance(config, dict) else {} if config is None else {"tpu": config}
+    own = dataclasses.replace(given.get("tpu", KernelConfig()), fused_backward=fused_backward)
+    return given | {"tpu": own}
 
 
 def _refuse_rules(**rules: object) -> None:

@@ -108,7 +108,8 @@ def attention(
             refuse it; or names to choose from by the platform that the program is lowered for. None
             chooses among those for this process's devices. Whoever is left out, the XLA kernels
             run.
-        config: settings of the backend that is named, if it has any.
+        config: settings of the backend that is named, if it has any; or a dict of settings by
+            backend, of which those of the one that runs apply.
 
     Returns:
         [batch, heads, q_len, v_head_dim] in q's dtype; with `return_lse` also the log-sum-exp
@@ -159,16 +160,26 @@ def attend(
     check_shapes(q, k, v)
     check_plan(q, k, v, view)
     cap = soft_cap(logits_soft_cap)
-    if config is not None and not isinstance(backend, str):
-        raise BackendError(f"config: only a backend that is named has settings, got {backend=}")
+    configs = _configs(config, backend)
     single = tuple(x if x.ndim == 4 else x[None] for x in (q, k, v))
     scale = scalar(sm_scale, q).astype(accumulator(q, k, v))
     arrays = option_arrays(q, k, segment_ids, sinks, bias)
     operands, tables, arrays = _varying_alike(((*single, scale), view.tables, arrays))
-    static = {"logits_soft_cap": cap, "config": config}
-    used = {name: value for name, value in static.items() if value is not None}
-    out, lse = run(Call(operands, tables, arrays, used), backend)
+    static = {} if cap is None else {"logits_soft_cap": cap}
+    out, lse = run(Call(operands, tables, arrays, static, configs), backend)
     return (out, lse) if q.ndim == 4 else (out[0], lse[0])
+
+
+def _configs(config: Any, backend: BackendChoice) -> dict[str, Any]:
+    """Settings by backend."""
+    if config is None or isinstance(config, dict):
+        return config or {}
+    if not isinstance(backend, str):
+        raise BackendError(
+            f"config: only a backend that is named has settings, got {backend=}; name one, or give "
+            "a dict of settings by backend"
+        )
+    return {backend: config}
 
 
 def _varying_alike(arrays: Tree) -> Tree:

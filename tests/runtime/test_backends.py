@@ -1,5 +1,6 @@
 """Which kernels run: by platform, by name, and what is said if they cannot."""
 
+import functools
 import sys
 import types
 
@@ -52,6 +53,14 @@ def test_the_backend_of_this_platform_runs(other):
     np.testing.assert_array_equal(attention(Q, Q, Q, PLAN), 2 * plain())
     np.testing.assert_array_equal(attention(Q, Q, Q, PLAN, backend="xla"), plain())
     np.testing.assert_array_equal(attention(Q, Q, Q, PLAN, backend=[]), plain())
+
+
+def test_settings_by_backend_reach_the_one_that_runs(other):
+    other(jax.default_backend())
+    run = functools.partial(attention, Q, Q, Q, PLAN)
+    np.testing.assert_array_equal(run(config={"other": 5, "gpu": 3}), 5 * plain())
+    np.testing.assert_array_equal(run(config={"gpu": 3}), 2 * plain())
+    np.testing.assert_array_equal(run(config={"other": 5}, backend="xla"), plain())
 
 
 def test_one_that_refuses_is_left_out(other):

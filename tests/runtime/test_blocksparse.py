@@ -301,6 +301,26 @@ def test_new_segment_ids_do_not_compile_again():
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize("fused", [None, False, True])
+def test_fused_backward_reaches_the_tpu_kernels(fused):
+    seen = []
+
+    def spy(q, *_args, config, **_options):
+        seen.append(config)
+        return q, q[..., 0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maskc_runtime.blocksparse.attend", spy)
+        attend(*QKV, fused_backward=fused)
+        attend(*QKV, fused_backward=fused, backend="tpu", config=KernelConfig(interpret=True))
+        attend(*QKV, fused_backward=False, backend="xla")
+    if fused is None:
+        assert seen == [None, KernelConfig(interpret=True), None]
+    else:
+        own = [KernelConfig(fused_backward=fused, interpret=given) for given in (False, True)]
+        assert seen == [{"tpu": own[0]}, {"tpu": own[1]}, None]
+
+
 def test_blocks_are_those_of_the_parameters():
     seen = []
 
@@ -324,7 +344,11 @@ def test_blocks_are_those_of_the_parameters():
 
 
 REFUSED = [
-    ({"fused_backward": True}, ArgumentValueError, "fused_backward: the backward passes are separ"),
+    (
+        {"fused_backward": True, "backend": "xla"},
+        ArgumentValueError,
+        "fused_backward: only the TPU kernels have one for all gradients",
+    ),
     ({"kv_segment_ids": IDS}, ArgumentValueError, "kv_segment_ids: given without q_segment_ids"),
     ({"q_segment_ids": IDS[:, :-1]}, ArgumentShapeError, r"q_segment_ids: expected .* \[2, 24\]"),
     ({"q_positions": np.zeros((3, N), int)}, ArgumentShapeError, r"q_positions: expected \[24\]"),

@@ -37,6 +37,7 @@ class Case:
     segments: bool = False
     row_bounds: bool = False
     gradients: bool = True
+    fused: bool = True
     compile: bool = True
 
 
@@ -98,7 +99,7 @@ def program(case):
     from maskc.compile import compile_mask
     from maskc.expr import Causal, Full, MultiHead
     from maskc_kernels import AttentionTables, BlockTable
-    from maskc_kernels.tpu import block_sparse_attention
+    from maskc_kernels.tpu import KernelConfig, block_sparse_attention
 
     mask = Causal() if case.masks == 1 else MultiHead((Causal(), Full()) * (case.heads // 2))
     plan = compile_mask(
@@ -124,6 +125,7 @@ def program(case):
         return block_sparse_attention(
             q, k, v, scale, tables, logits_soft_cap=case.soft_cap, sinks=sinks,
             q_segment_ids=q_ids, kv_segment_ids=kv_ids,
+            config=KernelConfig(fused_backward=case.fused),
         )  # fmt: skip
 
     def gradients(q, k, v, scale, sinks, tables, ids, dout):

@@ -143,27 +143,32 @@ def _bwd(
             whole_blocks(rows, bq, fill=jnp.inf).at[:, sizes.q_len :, 1].set(0).mT,
         )
 
-    sizes = Sizes.of(q, k, tables.dq)
-    segments = _segments(ids, sizes)
     # The scale's gradient is sum(q * dq) / scale, so dq must hold another factor than 0.
     factor = jnp.where(sm_scale == 0, 1, sm_scale).astype(jnp.float32)
-    dq = backward_dq(
-        operands(sizes), factor[None], head_mask,
-        *_by_queries(tables.dq, tables, sizes, segments, config),
-        sizes=sizes, config=config, soft_cap=soft_cap, segments=segments,
+    fused = config.fused_backward
+    if fused is None:
+        fused = _fused_by_default(tables)
+    sizes = Sizes.of(q, k, tables.dkv)
+    segments = _segments(ids, sizes)
+    dk, dv, *dqs = backward_dkv(
+        operands(sizes), head_mask, *_by_keys(tables, sizes, segments, config),
+        sizes=sizes, config=config, soft_cap=soft_cap, segments=segments, with_dq=fused,
     )  # fmt: skip
+    dk, dv = (x.reshape(*k.shape[:2], -1, x.shape[-1])[:, :, : sizes.kv_len] for x in (dk, dv))
+    if fused:
+        dq = (dqs[0] * factor).astype(q.dtype)
+    else:
+        sizes = Sizes.of(q, k, tables.dq)
+        segments = _segments(ids, sizes)
+        dq = backward_dq(
+            operands(sizes), factor[None], head_mask,
+            *_by_queries(tables.dq, tables, sizes, segments, config),
+            sizes=sizes, config=config, soft_cap=soft_cap, segments=segments,
+        )  # fmt: skip
     dq = dq.reshape(*q.shape[:2], -1, q.shape[3])[:, :, : sizes.q_len]
     # Scores are linear in the scale; with a cap, dq has the cap's slope in it already.
     dscale = (q.astype(jnp.float32) * dq.astype(jnp.float32)).sum() / factor
     dq = jax.lax.cond(sm_scale == 0, jnp.zeros_like, lambda dq: dq, dq)
-
-    sizes = Sizes.of(q, k, tables.dkv)
-    segments = _segments(ids, sizes)
-    dk, dv = backward_dkv(
-        operands(sizes), head_mask, *_by_keys(tables, sizes, segments, config),
-        sizes=sizes, config=config, soft_cap=soft_cap, segments=segments,
-    )  # fmt: skip
-    dk, dv = (x.reshape(*k.shape[:2], -1, x.shape[-1])[:, :, : sizes.kv_len] for x in (dk, dv))
     dsinks = None
     if sinks is not None:
         share = jnp.exp(sinks.astype(jnp.float32)[None, :, None, None] - top)
@@ -172,6 +177,14 @@ def _bwd(
 
 
 _attention.defvjp(_fwd, _bwd)
+
+
+def _fused_by_default(tables: AttentionTables) -> bool:
+    """Is one kernel for all gradients faster, by the model of docs/tpu.md?"""
+    blocks = [(table.block_q, table.block_kv) for table in (tables.dq, tables.dkv)]
+    block_q, block_kv = blocks[1]
+    # The traffic of dq's sums goes with block_q, the work that it hides behind with block_kv too.
+    return blocks[0] == blocks[1] and (block_kv >= 256 or block_q <= 256)
 
 
 def _segments(ids: tuple[jax.Array, jax.Array] | None, sizes: Sizes) -> Segments | None:

@@ -1,7 +1,14 @@
-"""The backward passes: dq over rows of queries, dk and dv over rows of keys.
+"""The backward passes: dq over rows of queries, dk and dv over rows of keys, with dq or without.
 
-Both compute the weights again from the scores and the log-sum-exp. Every gradient is summed in
-VMEM and written once by the row that owns it.
+All compute the weights again from the scores and the log-sum-exp. A gradient is summed in VMEM and
+written once by the row that owns it. With dq, the pass over keys is the whole backward pass: five
+matrix products per block instead of seven; queries' rows do not own dq there, so it is summed in
+HBM (`sums`).
+
+In the pass over keys, queries are the last axis of all that they have and of scores, and keys are
+the last axis of the sums of dk and dv. A product that makes a gradient then has head_dim rows and
+as many columns as the block: a matrix unit of 256 columns takes half the cycles that it takes for
+head_dim columns, if that is 128.
 """
 
 from __future__ import annotations
@@ -13,12 +20,13 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.config import LANES, LN2
+from maskc_kernels.tpu.passes import Form, Pass, Tiles, array_form
 from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, staggered, upright
-from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
+from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
-    from maskc_kernels.tpu.config import KernelConfig, Tile
+    from maskc_kernels.tpu.config import Cut, KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
@@ -109,21 +117,23 @@ class _Dq(NamedTuple):
 
 
 class _Dkv(NamedTuple):
-    """The body of the dkv pass; scores are [keys, queries].
+    """The body of the pass over keys; scores are [keys, queries].
 
     Attributes:
-        config: how to cut blocks.
+        cut: how to cut blocks.
         soft_cap: cap on the scores to the base 2.
         k: [2, block_kv, head_dim].
         v: [2, block_kv, v_head_dim].
-        q: [2, block_q, head_dim].
-        dout: [2, block_q, v_head_dim].
-        rows: [2, 2, block_q].
-        dk: float32 [block_kv, head_dim], the sum so far.
-        dv: float32 [block_kv, v_head_dim], the sum so far.
+        q: [slots, head_dim, block_q].
+        dout: [slots, v_head_dim, block_q].
+        rows: [slots, 2, block_q].
+        dk: float32 [head_dim, block_kv], the sum so far.
+        dv: float32 [v_head_dim, block_kv], the sum so far.
+        turned_k: [head_dim, block_kv], if the pass makes dq.
+        dq: float32 [slots, head_dim, block_q], the sums so far.
     """
 
-    config: KernelConfig
+    cut: Cut
     soft_cap: float | None
     k: Ref
     v: Ref
@@ -132,12 +142,15 @@ class _Dkv(NamedTuple):
     rows: Ref
     dk: Ref
     dv: Ref
+    turned_k: Ref | None = None
+    dq: Ref | None = None
 
     def begin(self, row_slot: jax.Array) -> None:
         """Nothing summed yet."""
-        del row_slot
         self.dk[...] = jnp.zeros_like(self.dk)
         self.dv[...] = jnp.zeros_like(self.dv)
+        if self.turned_k is not None:
+            self.turned_k[...] = self.k[row_slot].T
 
     def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
         """Add one block's share."""
@@ -146,23 +159,25 @@ class _Dkv(NamedTuple):
 
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
             keys, queries = tile
-            return dot(k[keys], q[queries], NT), dot(v[keys], dout[queries], NT)
+            return dot(k[keys], q[:, queries], NN), dot(v[keys], dout[:, queries], NN)
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             keys, queries = tile
             scores, slope = capped(products[0], self.soft_cap)
             weights = jnp.exp2(mask.apply(scores, tile) - rows[:1, queries])
-            self.dv[keys] += dot(weights.astype(dout.dtype), dout[queries], NN)
-            dscores = products[1] - rows[1:, queries]
-            dscores *= weights if slope is None else weights * slope
-            self.dk[keys] += dot(dscores.astype(q.dtype), q[queries], NN)
+            self.dv[:, keys] += dot(dout[:, queries], weights.astype(dout.dtype), NT)
+            steps = products[1] - rows[1:, queries]
+            steps *= weights if slope is None else weights * slope
+            dscores = steps.astype(q.dtype)
+            self.dk[:, keys] += dot(q[:, queries], dscores, NT)
+            if self.turned_k is not None and self.dq is not None:
+                self.dq[col_slot, :, queries] += dot(self.turned_k[:, keys], dscores, NN)
 
-        cut = self.config.order.dkv
-        staggered(cut.tiles(k.shape[0], q.shape[0]), cut.ahead, products, use)
+        staggered(self.cut.tiles(k.shape[0], q.shape[1]), self.cut.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
-        return self.dk[...] * LN2, self.dv[...]
+        return self.dk[...].T * LN2, self.dv[...].T
 
 
 def backward_dq(
@@ -231,8 +246,9 @@ def backward_dkv(
     config: KernelConfig,
     soft_cap: float | None = None,
     segments: Segments | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of k and v, summed over the query heads that share a kv head.
+    with_dq: bool = False,
+) -> tuple[jax.Array, ...]:
+    """The gradients of k and v, summed over the query heads that share a kv head; and of q.
 
     If all heads have one mask, a block of keys stays in VMEM while every query head of its kv head
     passes. If masks differ, every query head gives gradients of its own, in float32, and they are
@@ -248,55 +264,66 @@ def backward_dkv(
         config: how to run it.
         soft_cap: cap on the scores, to the base 2.
         segments: ids of the blocks, queries' as `q`; `work` was made with them.
+        with_dq: give the gradient of q too.
 
     Returns:
-        [batch * kv_heads, keys, head_dim] and [.., v_head_dim], in the dtypes of k and v.
+        [batch * kv_heads, keys, head_dim] and [.., v_head_dim], in the dtypes of k and v; with
+        `with_dq` also float32 [batch * heads, queries, head_dim], to be multiplied by the scale.
     """
-    q, k, v, dout, rows = operands
-    bq, bkv, group = sizes.block_q, sizes.block_kv, sizes.group
+    (q, k, v, dout, rows), group = operands, sizes.group
     together = work.masks == 1 or group == 1
     members = group if together else 1
+    cut = config.order.fused if with_dq else config.order.dkv
+    q, dout = q.mT, dout.mT
+    # The sums begin at zero; they are an operand and a result in the same memory.
+    sums = [jnp.zeros(q.shape, jnp.float32)] if with_dq else []
 
     def q_lane(lane: jax.Array, member: jax.Array) -> jax.Array:
         return lane * members + member if members > 1 else lane
-
-    def head(lane: jax.Array) -> jax.Array:
-        return jax.lax.rem(q_lane(lane, jnp.int32(0)), jnp.int32(sizes.heads))
 
     def body(
         lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
     ) -> _Dkv:
         del lane, extra
-        return _Dkv(config, soft_cap, *rows[:2], *cols[:3], *scratch)
+        dq = cols[3:4] if with_dq else []
+        return _Dkv(cut, soft_cap, *rows[:2], *cols[:3], *scratch, *dq)
 
-    own = q.shape[0] // members
-    shapes = [(own, *x.shape[1:]) for x in (k, v)]
-    results = [
-        array_form(shape, x.dtype if together else jnp.float32)
-        for shape, x in zip(shapes, (k, v), strict=True)
-    ]
+    def queries(x: jax.Array, *, summed: bool = False) -> Tiles:
+        return Tiles(x, sizes.block_q, q_lane, wide=True, summed=summed)
+
+    def keys(x: Form) -> Tiles:
+        return Tiles(x, sizes.block_kv) if together else Tiles(x, sizes.block_kv, sizes.kv_lane)
+
+    def result(x: jax.Array) -> Tiles:
+        dtype = x.dtype if together else jnp.float32
+        form = array_form((q.shape[0] // members, *x.shape[1:]), dtype)
+        return Tiles(form, sizes.block_kv)
+
+    turned = [(x.shape[2], sizes.block_kv) for x in (k, v)]
     job = Pass(
-        name="maskc_backward_dkv",
-        lanes=own,
+        name="maskc_backward" if with_dq else "maskc_backward_dkv",
+        lanes=q.shape[0] // members,
         rows=sizes.kv_blocks,
         members=members,
-        head=head,
-        row_side=[
-            Tiles(x, bkv) if together else Tiles(x, bkv, sizes.kv_lane) for x in (k, v)
-        ],
+        head=lambda lane: jax.lax.rem(q_lane(lane, jnp.int32(0)), jnp.int32(sizes.heads)),
+        row_side=[keys(k), keys(v)],
         col_side=[
-            Tiles(q, bq, q_lane), Tiles(dout, bq, q_lane), Tiles(rows, bq, q_lane, wide=True)
+            *map(queries, (q, dout, rows)), *(queries(dq, summed=True) for dq in sums)
         ],
-        results=[Tiles(form, bkv) for form in results],
-        scratch=[pltpu.VMEM((bkv, x.shape[-1]), jnp.float32) for x in (k, v)],
+        results=[result(k), result(v)],
+        scratch=[
+            *(pltpu.VMEM(shape, jnp.float32) for shape in turned),
+            *(pltpu.VMEM(turned[0], k.dtype) for _ in sums),
+        ],
         body=body,
+        linear=len(cut.tiles(sizes.block_kv, sizes.block_q)) <= cut.linear,
     )  # fmt: skip
-    dk, dv = run_pass(
-        job, work, partial, head_mask, [k, v], [q, dout, rows],
+    dk, dv, *dq = run_pass(
+        job, work, partial, head_mask, [k, v], [q, dout, rows, *sums],
         config=config, segments=None if segments is None else segments.transposed,
     )  # fmt: skip
-    if together:
-        return dk, dv
-    return tuple(
-        x.reshape(-1, group, *x.shape[1:]).sum(1).astype(y.dtype) for x, y in ((dk, k), (dv, v))
-    )  # type: ignore[return-value]
+    if not together:
+        dk, dv = (
+            x.reshape(-1, group, *x.shape[1:]).sum(1).astype(y.dtype) for x, y in ((dk, k), (dv, v))
+        )
+    return dk, dv, *(x.mT for x in dq)

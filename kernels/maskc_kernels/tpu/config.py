@@ -31,6 +31,9 @@ LN2 = 0.6931471805599453
 DTYPES = ("bfloat16", "float32")
 """Dtypes of q, k and v."""
 
+VMEM = 32 * 2**20
+"""Bytes that a kernel may use: v6e's own default, twice that of v5e; all have more."""
+
 MASKED = -0.7 * 3.4028234663852886e38
 """Score of a pair that may not attend: finite, so that no difference of two is NaN."""
 
@@ -87,12 +90,22 @@ class Order(NamedTuple):
     forward: Cut
     dq: Cut
     dkv: Cut
+    fused: Cut
 
 
 ORDERS = {
-    5: Order(Cut(512, 512, 0), Cut(512, 512, 0), Cut(256, 512, 0)),
-    6: Order(Cut(512, 256, 2, linear=2, free=256), Cut(256, 512, 1), Cut(256, 512, 1)),
-    7: Order(Cut(512, 512, 1), Cut(256, 512, 1), Cut(256, 512, 1)),
+    5: Order(
+        forward=Cut(512, 512, 0), dq=Cut(512, 512, 0), dkv=Cut(512, 512, 0), fused=Cut(256, 512, 1)
+    ),
+    6: Order(
+        forward=Cut(512, 256, 2, linear=2, free=256),
+        dq=Cut(256, 512, 1),
+        dkv=Cut(512, 256, 2),
+        fused=Cut(512, 256, 2),
+    ),
+    7: Order(
+        forward=Cut(512, 512, 1), dq=Cut(256, 512, 1), dkv=Cut(512, 256, 2), fused=Cut(512, 256, 2)
+    ),
 }
 """By generation: v5e and v5p (and older ones), v6e, tpu7x (and later ones).
 
@@ -111,7 +124,10 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
 - dq, likewise: v6e 512x1024 1,976 and 2,033, or 1,798 and 1,799; v5e 512x512 1,737 and 1,866, or
   1,735 and 1,735;
 - dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;
-- dkv, 512x512, the same: v5e 2,248 or 2,247; v6e 1,292 or 1,287; partial blocks gain more.
+- fused, v6e 512x512, 512 columns by 256 rows or 256 by 512, one ahead: 1,290 and 1,330, or 1,378
+  and 1,379; 512x1024, one or two ahead: 2,253 and 2,335, or 2,200 and 2,290; with the linear
+  scheduler 2,238 and 2,324;
+- fused, v5e 512x512, 256 columns one ahead or 512 in turn: 2,734 and 2,734, or 2,738 and 2,747.
 """
 
 
@@ -123,16 +139,20 @@ class KernelConfig:
         compute: most columns of scores per matrix product; None is what `ORDERS` has.
         rows: most rows of scores per matrix product, likewise.
         ahead: how many products are asked for early, likewise.
+        fused_backward: one kernel for all gradients, over the blocks of the dkv pass; False is one
+            for dq and one for dk and dv. None is one, if both passes have the same blocks and HBM
+            keeps up with it.
         chunk: entries of the work list per transfer to SMEM.
-        vmem_limit_bytes: VMEM that the compiler may use; None is its own default.
+        vmem_limit_bytes: VMEM that the compiler may use.
         interpret: what `pallas_call` takes: False compiles, True or `InterpretParams` interprets.
     """
 
     compute: int | None = None
     rows: int | None = None
     ahead: int | None = None
+    fused_backward: bool | None = None
     chunk: int = 1024
-    vmem_limit_bytes: int | None = None
+    vmem_limit_bytes: int = VMEM
     interpret: Any = False
 
     @property

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from maskc_kernels.tpu.config import LANES
+from maskc_kernels.tpu.passes import Pass, Tiles, array_form
 from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, staggered
-from maskc_kernels.tpu.walk import Pass, Tiles, array_form, run_pass
+from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial

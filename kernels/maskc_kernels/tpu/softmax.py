@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.bits import unpack_words, word_rows
-from maskc_kernels.tpu.bounds import ENDS
+from maskc_kernels.tpu.bounds import NUMBERS
 from maskc_kernels.tpu.config import LANES, LN2, MASKED, Tile
 
 __all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "staggered", "upright"]
@@ -57,8 +57,8 @@ class Mask(NamedTuple):
     Attributes:
         words: int32 [word rows, columns], its bits; None if all attend, or bounds tell.
         all_bits: int32 [], -1 if the bits do not count after all, else 0; None is 0.
-        bounds: int32 [2, rows, 128], the ends of each row's interval in every lane; None if all
-            attend, or bits tell.
+        bounds: int32 [2, rows, 128], the start and length of each row's interval in every lane;
+            None if all attend, or bits tell.
         first_col: int32 [], the number of the block's first column, which bounds count from 0.
         row_ids: int32 [rows, 128], segment ids in every lane; None without segments.
         col_ids: int32 [1, columns].
@@ -79,12 +79,13 @@ class Mask(NamedTuple):
             words = words if self.all_bits is None else words | self.all_bits
             scores = jnp.where(unpack_words(words, scores.shape[0]), scores, MASKED)
         if self.bounds is not None and self.first_col is not None:
-            first = self.first_col + tile.columns.start
-            low, high = (
-                lanes(self.bounds[end, tile.rows] - first, scores.shape[1]) for end in range(ENDS)
-            )
-            column = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-            scores = jnp.where((low <= column) & (column < high), scores, MASKED)
+            width = scores.shape[1]
+            column = jax.lax.broadcasted_iota(jnp.int32, (1, width), 1)
+            column += self.first_col + tile.columns.start
+            start, length = (lanes(self.bounds[n, tile.rows], width) for n in range(NUMBERS))
+            # Without sign, what is before the start is far behind the end: one comparison for two.
+            inside = (column - start).astype(jnp.uint32) < length.astype(jnp.uint32)
+            scores = jnp.where(inside, scores, MASKED)
         if self.row_ids is not None and self.col_ids is not None:
             same = lanes(self.row_ids[tile.rows], scores.shape[1]) == self.col_ids[:, tile.columns]
             scores = jnp.where(same, scores, MASKED)

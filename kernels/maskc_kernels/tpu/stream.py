@@ -112,12 +112,12 @@ class Stream(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Two blocks of one operand in VMEM: one in use, one on its way from or to HBM.
+    """Some blocks of one operand in VMEM: one in use, the others on their way from or to HBM.
 
     Attributes:
         hbm: the whole operand.
-        vmem: [2, ...], the blocks.
-        sem: DMA semaphores [2].
+        vmem: [slots, ...], the blocks.
+        sem: DMA semaphores [slots].
     """
 
     hbm: Ref
@@ -125,9 +125,9 @@ class Buffers(NamedTuple):
     sem: Ref
 
     @classmethod
-    def scratch(cls, block: tuple[int, ...], dtype: Any) -> list[Any]:
+    def scratch(cls, block: tuple[int, ...], dtype: Any, slots: int = 2) -> list[Any]:
         """Shapes of `vmem` and `sem`."""
-        return [pltpu.VMEM((2, *block), dtype), pltpu.SemaphoreType.DMA((2,))]
+        return [pltpu.VMEM((slots, *block), dtype), pltpu.SemaphoreType.DMA((slots,))]
 
     def fetch(self, slot: jax.Array, *where: Any) -> Any:
         """The copy of `hbm[where]` to buffer `slot`."""

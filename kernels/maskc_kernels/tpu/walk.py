@@ -3,143 +3,34 @@
 Per lane (a head of a batch) the kernel takes the entries of the lane's mask one by one. While one
 block is computed, the next one's operands and mask bits are on their way, and the next row's since
 this row began. What is in VMEM already is not fetched again. Results leave in the background.
+What a pass computes, and from which operands, `passes.Pass` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.bounds import ENDS, Bounds
+from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import LANES
+from maskc_kernels.tpu.passes import array_form
 from maskc_kernels.tpu.softmax import Mask, upright
 from maskc_kernels.tpu.stream import Buffers, Ref, Stream, loop
+from maskc_kernels.tpu.sums import Leaving, Sums, next_slot
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
     from maskc_kernels.tpu.config import KernelConfig
+    from maskc_kernels.tpu.passes import Body, Pass
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.worklist import Entry, WorkList
 
-__all__ = ["Body", "Form", "Pass", "Tiles", "array_form", "lane_itself", "run_pass"]
-
-Form: TypeAlias = jax.ShapeDtypeStruct | jax.Array
-"""Anything with a shape and a dtype."""
-
-Lane = Callable[[jax.Array, jax.Array], jax.Array]
-"""(lane of the pass, member) -> lane of an operand."""
-
-
-def array_form(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
-    """The form of an array."""
-    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
-
-
-def lane_itself(lane: jax.Array, member: jax.Array) -> jax.Array:
-    """For operands that have the lanes of the pass."""
-    del member
-    return lane
-
-
-class Tiles(NamedTuple):
-    """How one operand or result is cut.
-
-    Attributes:
-        form: [lanes, length, dim], or [lanes, dim, length] if `wide`.
-        block: positions per block.
-        lane: which of its lanes a lane of the pass uses.
-        wide: positions are the last axis.
-    """
-
-    form: Form
-    block: int
-    lane: Lane = lane_itself
-    wide: bool = False
-
-    @property
-    def scratch(self) -> list[Any]:
-        """Its two buffers."""
-        _, length, dim = self.form.shape
-        tile = (length, self.block) if self.wide else (self.block, dim)
-        return Buffers.scratch(tile, self.form.dtype)
-
-    def where(self, lane: jax.Array, member: jax.Array, number: jax.Array) -> tuple[Any, ...]:
-        """The index of block `number`."""
-        span = pl.ds(pl.multiple_of(number * self.block, self.block), self.block)
-        at = self.lane(lane, member)
-        return (at, slice(None), span) if self.wide else (at, span)
-
-
-class Body(Protocol):
-    """What a pass computes. Slots say which of the two buffers of every operand to use."""
-
-    def begin(self, row_slot: jax.Array) -> None:
-        """A row begins; its operands are in VMEM."""
-        ...
-
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
-        """Take in one block under its mask."""
-        ...
-
-    def end(self) -> tuple[jax.Array, ...]:
-        """The row's results, one per result of the pass."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass over a work list.
-
-    Attributes:
-        name: of the kernel.
-        lanes: how many lanes.
-        rows: rows of one mask.
-        members: how often every entry is computed, with other lanes of the column operands.
-        head: (lane) -> a query head whose mask the lane walks.
-        row_side: operands that a row has, fetched once per row.
-        col_side: operands of the other side, fetched per entry and member.
-        results: what a row gives.
-        scratch: VMEM of the body.
-        body: (lane, extra scalars, row buffers, column buffers, scratch) -> body.
-        linear: have the compiler's linear scheduler order it.
-    """
-
-    name: str
-    lanes: int
-    rows: int
-    members: int
-    head: Callable[[jax.Array], jax.Array]
-    row_side: Sequence[Tiles]
-    col_side: Sequence[Tiles]
-    results: Sequence[Tiles]
-    scratch: Sequence[Any]
-    body: Callable[[jax.Array, list[Ref], list[Ref], list[Ref], list[Ref]], Body]
-    linear: bool = False
-
-    def with_bounds(self, bounds: Bounds) -> Pass:
-        """With the bounds of the rows as an operand behind the others."""
-        ends, row = bounds.ends, self.row_side[0].block
-
-        def own(lane: jax.Array, member: jax.Array) -> jax.Array:
-            del member
-            return self.head(lane) if ends.shape[0] > 1 else jnp.int32(0)
-
-        return replace(self, row_side=[*self.row_side, Tiles(ends, row, own, wide=True)])
-
-    def with_ids(self, segments: Segments, lane: Lane) -> Pass:
-        """With segment ids as the last operands of both sides."""
-        row, col = self.row_side[0].block, self.col_side[0].block
-        return replace(
-            self,
-            row_side=[*self.row_side, Tiles(segments.q, row, lane, wide=True)],
-            col_side=[*self.col_side, Tiles(segments.kv, col, lane, wide=True)],
-        )
+__all__ = ["run_pass"]
 
 
 class _Upright(NamedTuple):
@@ -170,6 +61,7 @@ class _State(NamedTuple):
         bits_slot: buffer of the latest partial block.
         bits_id: its number, -1 before the first.
         bits_coming: 1 if it is still on its way.
+        leaving: sums on their way back, in a pass that has sums.
     """
 
     row: jax.Array
@@ -179,6 +71,7 @@ class _State(NamedTuple):
     bits_slot: jax.Array
     bits_id: jax.Array
     bits_coming: jax.Array
+    leaving: Leaving | None
 
 
 class _Walk(NamedTuple):
@@ -197,6 +90,7 @@ class _Walk(NamedTuple):
     row_side: list[Buffers]
     col_side: list[Buffers]
     results: list[Buffers]
+    sums: Sums | None
     body: Body
 
     def run(self, begin: jax.Array, end: jax.Array) -> None:
@@ -206,7 +100,8 @@ class _Walk(NamedTuple):
             for copy in self.row_copies(jnp.int32(0)):
                 copy.start()
             zero, none = jnp.int32(0), jnp.int32(-1)
-            nothing = _State(none, zero, none, zero, zero, none, zero)
+            leaving = None if self.sums is None else Leaving.none()
+            nothing = _State(none, zero, none, zero, zero, none, zero, leaving)
             return self.fetch(self.stream.entry(begin), zero, nothing)
 
         def step(number: jax.Array, state: _State) -> _State:
@@ -220,7 +115,9 @@ class _Walk(NamedTuple):
                 state,
             )
 
-        self.stream.walk(begin, end, start, step)
+        state = self.stream.walk(begin, end, start, step)
+        if self.sums is not None and state.leaving is not None:
+            self.sums.finish(state.col_slot, state.col_key, state.leaving)
         for row in range(max(0, self.job.rows - 2), self.job.rows):
             for copy in self.result_copies(jnp.int32(row)):
                 copy.wait()
@@ -265,6 +162,9 @@ class _Walk(NamedTuple):
         def _() -> None:
             self.end_row(row)
 
+        if self.sums is not None:
+            sums = self.sums
+            pl.when(ahead.col_coming != 0)(lambda: sums.store(state.col_slot, state.col_key))
         return ahead._replace(row=row)
 
     def mask(self, entry: Entry, state: _State) -> Mask:
@@ -290,10 +190,15 @@ class _Walk(NamedTuple):
         """Start what a step needs and VMEM does not have."""
         key = entry.col * self.job.members + member
         new_col = (entry.listed != 0) & (key != state.col_key)
-        col_slot = jnp.where(new_col, 1 - state.col_slot, state.col_slot)
+        after, leaving = 1 - state.col_slot, state.leaving
+        if self.sums is not None:
+            after = next_slot(state.col_slot)
+        col_slot = jnp.where(new_col, after, state.col_slot)
 
         @pl.when(new_col)
         def _() -> None:
+            if self.sums is not None and leaving is not None:
+                self.sums.make_room(col_slot, key, leaving)
             for copy in self.col_copies(col_slot, member, entry.col):
                 copy.start()
 
@@ -301,6 +206,7 @@ class _Walk(NamedTuple):
             col_slot=col_slot,
             col_key=jnp.where(new_col, key, state.col_key),
             col_coming=new_col.astype(jnp.int32),
+            leaving=None if leaving is None else leaving.after(new_col, key, state.col_key),
         )
         return state if self.bits is None else self.fetch_bits(self.bits, entry, state)
 
@@ -391,32 +297,36 @@ def run_pass(
         partial: int32 [unique, word rows, columns], the partial blocks; or the rows' bounds.
         head_mask: int32 [heads], which mask each head uses.
         row_side: operands in the order of `job.row_side`.
-        col_side: operands in the order of `job.col_side`.
+        col_side: operands in the order of `job.col_side`; of sums, what is added to.
         config: how to run it.
         scalars: small arrays that the body finds in SMEM.
         segments: ids, those of the rows as `q`; `work` was made with them.
 
     Returns:
-        The results, in the order of `job.results`.
+        The results, in the order of `job.results`, then the sums.
     """
     prefetched = [head_mask, work.ptr, *scalars]
     per_batch = job.lanes // work.batches
     words: list[jax.Array] = []
     turned: list[int] = []  # numbers per row of the operands that come last
     if isinstance(partial, Bounds):
-        job, row_side, turned = job.with_bounds(partial), [*row_side, partial.ends], [ENDS]
+        job, row_side, turned = job.with_bounds(partial), [*row_side, partial.spans], [NUMBERS]
     else:
         words = [partial]
     if segments is not None:
         job = job.with_ids(segments, lambda lane, _: jax.lax.div(lane, jnp.int32(per_batch)))
         row_side, col_side = [*row_side, segments.q], [*col_side, segments.kv]
         turned = [*turned, 1]
-    sides = [*job.row_side, *job.col_side, *job.results]
+    sums = job.sums
+    outputs = [*job.results, *(job.col_side[number] for number in sums)]
+    inputs = 1 + len(words) + len(row_side) + len(col_side)
 
     def kernel(*refs: Ref) -> None:
         (mask_of, ptr, *extra), refs = refs[: len(prefetched)], refs[len(prefetched) :]
-        operands, rest = refs[: 1 + len(words) + len(sides)], refs[1 + len(words) + len(sides) :]
-        hbm, scratch = iter(operands), iter(rest)
+        operands, scratch = [*refs[: inputs + len(outputs)]], iter(refs[inputs + len(outputs) :])
+        for at, number in enumerate(sums, len(operands) - len(sums)):
+            operands[inputs - len(col_side) + number] = operands[at]
+        hbm = iter(operands)
 
         def buffers(number: int) -> list[Buffers]:
             return [Buffers(next(hbm), next(scratch), next(scratch)) for _ in range(number)]
@@ -432,9 +342,11 @@ def run_pass(
         body = job.body(
             lane, extra, [side.vmem for side in rows], [side.vmem for side in cols], [*scratch]
         )
+        added = [(job.col_side[number], cols[number]) for number in sums]
         walk = _Walk(
-            job, lane, stream, bits[0] if words else None, bounds, ids, rows, cols, results, body
-        )
+            job, lane, stream, bits[0] if words else None, bounds, ids, rows, cols, results,
+            Sums(added, lane, job.members) if sums else None, body,
+        )  # fmt: skip
         mask = mask_of[job.head(lane)]
         if work.batches > 1:
             mask += jax.lax.div(lane, jnp.int32(per_batch)) * work.masks
@@ -446,17 +358,21 @@ def run_pass(
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(prefetched),
             grid=(job.lanes,),
-            in_specs=[anywhere] * (1 + len(words) + len(row_side) + len(col_side)),
-            out_specs=[anywhere] * len(job.results),
+            in_specs=[anywhere] * inputs,
+            out_specs=[anywhere] * len(outputs),
             scratch_shapes=[
                 *Stream.scratch(work.form),
                 *(shape for bits in words for shape in Buffers.scratch(bits.shape[1:], bits.dtype)),
-                *(shape for side in sides for shape in side.scratch),
+                *job.buffers,
                 *(pltpu.VMEM((n, job.row_side[0].block, LANES), jnp.int32) for n in turned),
                 *job.scratch,
             ],
         ),
-        out_shape=[array_form(tiles.form.shape, tiles.form.dtype) for tiles in job.results],
+        out_shape=[array_form(tiles.form.shape, tiles.form.dtype) for tiles in outputs],
+        input_output_aliases={
+            len(prefetched) + inputs - len(col_side) + number: len(job.results) + at
+            for at, number in enumerate(sums)
+        },
         compiler_params=config.compiler_params(linear=job.linear),
         interpret=config.interpret,
         name=job.name,

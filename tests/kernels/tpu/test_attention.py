@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,10 @@ from maskc_kernels.tpu import KernelConfig, block_sparse_attention
 
 FP32 = 1e-5  # of the scale of the values
 RESULTS = ("out", "lse", "dq", "dk", "dv", "dscale", "dsinks")
+# Interpreted programs take seconds to compile and milliseconds to run.
+QUICK = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 12):  # the option is gone there
+    QUICK["xla_cpu_use_fusion_emitters"] = False
 # Chunks far smaller than a row, so that lists are streamed.
 PLAIN = KernelConfig(chunk=4, interpret=True)
 STRICT = KernelConfig(
@@ -42,6 +47,7 @@ class Shape:
     soft_cap: float | None = None
     sinks: tuple | None = None
     segments: bool = False
+    fused: bool | None = None
     intervals: tuple | None = None  # of every query and key, most; what masks are drawn from
 
     @property
@@ -78,11 +84,11 @@ SHAPES = {
     ),
     "segments, grouped": Shape(300, 400, 4, 2, 8, 8, SQUARE, batch=2, segments=True),
     "bounds, ragged, grouped, three blockings": Shape(
-        300, 500, 2, 1, 8, 12, BLOCKINGS, intervals=(1, 1)
+        300, 500, 2, 1, 8, 12, BLOCKINGS, intervals=(1, 1), fused=True
     ),
     "bounds of keys, segments, masks per head, sinks": Shape(
         384, 300, 2, 1, 8, 8, SQUARE,
-        pattern=(0, 1), sinks=(1.0, 0.0), segments=True, intervals=(2, 1),
+        pattern=(0, 1), sinks=(1.0, 0.0), segments=True, intervals=(2, 1), fused=False,
     ),
 }  # fmt: skip
 
@@ -102,7 +108,7 @@ def compiled(soft_cap, config):
         )  # fmt: skip
         return out, lse, *pullback((dout, jnp.where(lse == -jnp.inf, 0, dlse)))
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options=QUICK)
 
 
 @pytest.fixture
@@ -114,6 +120,7 @@ def check(oracle, near, draw_inputs):
         dlse = np.random.default_rng(seed + 1).standard_normal(q.shape[:3]).astype(np.float32)
         scale, sinks = np.float32(scale), shape.sinks and np.asarray(shape.sinks, np.float32)
         ids = draw_ids(shape, seed) if shape.segments else (None, None)
+        config = dataclasses.replace(config, fused_backward=shape.fused)
         results = compiled(shape.soft_cap, config)(q, k, v, scale, sinks, dout, dlse, tables, ids)
         mask = np.stack([plan.to_dense(head) for head in range(shape.heads)])[None]
         if shape.segments:
@@ -234,6 +241,31 @@ def test_forward_and_gradients_match_the_oracle(name, check, tables_of):
     holds()
 
 
+@pytest.mark.parametrize(
+    ("blocks", "fused", "kernels"),
+    [
+        (SQUARE, None, {"maskc_backward"}),
+        (SQUARE, False, {"maskc_backward_dq", "maskc_backward_dkv"}),
+        (BLOCKINGS, None, {"maskc_backward_dq", "maskc_backward_dkv"}),
+        (BLOCKINGS, True, {"maskc_backward"}),
+        ({"block_q": 384, "block_kv": 128}, None, {"maskc_backward_dq", "maskc_backward_dkv"}),
+        ({"block_q": 384, "block_kv": 256}, None, {"maskc_backward"}),
+    ],
+)
+def test_which_kernels_make_gradients(blocks, fused, kernels, draw_inputs, tables_of):
+    shape = Shape(384, 384, 1, 1, 8, 8, blocks)
+    q, k, v, dout = draw_inputs(0, *shape.inputs)
+    config = dataclasses.replace(PLAIN, fused_backward=fused)
+    tables = tables_of(shape.compile([Causal()]))
+    program = (
+        compiled(None, config)
+        .trace(q, k, v, np.float32(1), None, dout, 0 * dout[..., 0], tables)
+        .jaxpr
+    )
+    names = set(re.findall(r"maskc_\w+", str(program)))
+    assert names == {"maskc_forward", *kernels}
+
+
 @pytest.fixture
 def tpu_interpreter():
     """The interpreter that has TPU memories; says whether it saw a race."""
@@ -246,7 +278,7 @@ def tpu_interpreter():
 @pytest.mark.parametrize(
     ("pattern", "segments", "bounded"),
     [((0,), False, False), ((0, 1), False, False), ((0, 1), True, True)],
-    ids=["one mask, grouped heads", "two masks", "segment ids, bounds of two masks"],
+    ids=["one mask, grouped heads", "two masks", "segment ids, bounds of two masks, dq apart"],
 )
 def test_no_race_and_nothing_read_before_it_was_written(
     pattern, segments, bounded, check, tables_of, tpu_interpreter
@@ -255,7 +287,7 @@ def test_no_race_and_nothing_read_before_it_was_written(
     shape = Shape(
         384, 330, 2, 1, 8, 8, SQUARE,
         pattern=pattern, batch=2, sinks=(0.1, 0.2), segments=segments,
-        intervals=(1, 1) if bounded else None,
+        intervals=(1, 1) if bounded else None, fused=not bounded,
     )  # fmt: skip
     window = Local(left=140, right=0)
     first = window if bounded else window | (Prefix(9) - Causal(offset=-256))

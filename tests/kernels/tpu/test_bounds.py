@@ -13,13 +13,16 @@ def test_no_bounds_and_two_intervals_are_left_to_the_bits(bounds):
 
 
 def test_rows_that_fill_up_a_block_attend_nothing():
-    ends = row_bounds(np.full((1, 2, 300), 7, np.int32), HEADS, 128).ends
-    assert ends.shape == (1, 2, 384)
-    assert (ends[..., :300] == 7).all()
-    assert not ends[..., 300:].any()
+    bounds = np.broadcast_to(np.array([[7], [9]], np.int32), (1, 2, 300))
+    start, length = row_bounds(bounds, HEADS, 128).spans[0]
+    assert start.shape == length.shape == (384,)
+    assert (start[:300] == 7).all()
+    assert (length[:300] == 2).all()
+    assert not length[300:].any()
 
 
 def test_every_head_gets_the_bounds_of_its_mask():
-    bounds = np.arange(2 * 2 * 256, dtype=np.int32).reshape(2, 2, 256)
-    ends = row_bounds(bounds, HEADS, 128).ends
-    np.testing.assert_array_equal(ends, bounds[[1, 0, 1]])
+    bounds = np.random.default_rng(0).integers(0, 256, (2, 2, 256), np.int32)
+    spans = row_bounds(bounds, HEADS, 128).spans
+    start, stop = bounds[[1, 0, 1]].swapaxes(0, 1)
+    np.testing.assert_array_equal(spans, np.stack([start, stop - start], 1))

@@ -33,13 +33,23 @@ CASES = [
     Case("head_dim 192, values 128, masks per head, bounds", 2048, masks=2, head_dim=192,
          row_bounds=True),
     Case("head_dim 256, wide blocks", 4096, 512, 1024, head_dim=256, v_head_dim=256),
+    Case("head_dim 256, float32", 4096, head_dim=256, v_head_dim=256, dtype="float32"),
     Case("bounds, segments", 2048, batch=2, segments=True, row_bounds=True),
 ]  # fmt: skip
-USUAL = {"v6e:2x2": (0, 3, 5, 6), "v5e:2x2": (0, 7, 8)}  # which cases; all of them are long
+SEPARATE = [
+    dataclasses.replace(case, name=f"{case.name}, dq and dkv apart", fused=False)
+    for case in CASES
+    if case.gradients
+]
+USUAL = {
+    "v6e:2x2": [CASES[1], CASES[3], CASES[6], SEPARATE[3]],
+    "v5e:2x2": [CASES[0], CASES[9], SEPARATE[5]],
+}
 TOPOLOGIES = ["v5e:2x2", "v6e:2x2", "v5p:2x2x1", "tpu7x:2x2x1"]
-VMEM = 16 * MIB  # what v5e gives a kernel by default, the least of the four
+VMEM = 11 * MIB  # scores and registers that did not suffice come on top
 SMEM = MIB // 16  # whatever the length; all of it is 1 MiB
-FORWARD, GRADIENTS = 80_000, 200_000  # characters of program; tables in it would be megabytes
+# Characters of program; tables in it would be megabytes.
+FORWARD, GRADIENTS, APART = 80_000, 160_000, 200_000
 
 
 def compile_all(topology, cases):
@@ -61,9 +71,10 @@ def check(topology, cases):
         for kernel, used in sorted(result["kernels"].items()):
             line += f"; {kernel} VMEM {used['vmem'] / MIB:.2f} MiB, SMEM {used['smem']:,} bytes"
         sys.stdout.write(line + "\n")
-        assert result["text"] < (GRADIENTS if case.gradients else FORWARD), case.name
-        backward = {"maskc_backward_dq", "maskc_backward_dkv"} if case.gradients else set()
-        assert set(result["kernels"]) == {"maskc_forward"} | backward
+        most = FORWARD if not case.gradients else GRADIENTS if case.fused else APART
+        assert result["text"] < most, case.name
+        backward = ["maskc_backward"] if case.fused else ["maskc_backward_dq", "maskc_backward_dkv"]
+        assert {*result["kernels"]} == {"maskc_forward", *(backward if case.gradients else [])}
         for kernel, used in result["kernels"].items():
             assert 0 < used["vmem"] < VMEM, kernel
             assert 0 < used["smem"] < SMEM, kernel
@@ -80,11 +91,11 @@ def test_the_program_does_not_grow_with_the_mask():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("topology", USUAL)
 def test_compiles_within_the_memories(topology):
-    check(topology, [CASES[number] for number in USUAL[topology]])
+    check(topology, USUAL[topology])
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_everything_compiles_within_the_memories(topology):
-    check(topology, CASES)
+    check(topology, [*CASES, *SEPARATE])
