@@ -45,6 +45,7 @@ def folder(tmp_path, monkeypatch):
         ("docs/splash.md", 3),
         ("docs/attention.md", 5),
         ("docs/mask-info.md", 4),
+        ("docs/tpu.md", 1),
         ("README.md", 1),
     ],
 )
