@@ -70,10 +70,11 @@ def test_without_source_nothing_is_remembered(store, tmp_path, monkeypatch):
 
 
 def test_the_code_is_all_that_specs_are_read_with():
-    names = {path.name for path in spec_memo._sources()}
+    sources = [Path(source) for source in spec_memo._sources()]
+    names = {path.name for path in sources}
     assert {"spec.py", "canonical.py", "request.py", "mask_spec.py", "located.py"} <= names
     assert {"plan.py", "header.py"} <= names
-    packages = {path.parent.name for path in spec_memo._sources() if path.name == "__init__.py"}
+    packages = {path.parent.name for path in sources if path.name == "__init__.py"}
     assert packages >= {"maskc", "maskc_cache", "yaml", "msgspec"}
 
 
