@@ -169,11 +169,14 @@ class Collector:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[tuple[int, bool]]:
         """The lock file's descriptor, and whether another process holds the lock."""
-        if not self._lock.is_file() or self._lock.is_symlink():
-            if os.path.lexists(self._lock):
-                with contextlib.suppress(OSError):  # to open it says what is wrong
-                    set_aside(self._lock, self._quarantine)
+        try:  # one look: to ask twice could set aside what another process has just made
+            planted = not stat.S_ISREG(self._lock.lstat().st_mode)
+        except FileNotFoundError:
+            planted = False
             self._home.mkdir(parents=True, exist_ok=True)
+        if planted:
+            with contextlib.suppress(OSError):  # to open it says what is wrong
+                set_aside(self._lock, self._quarantine)
         with open(self._lock, "r+b", buffering=0, opener=_open_regular) as lock:
             taken = False
             try:

@@ -38,12 +38,18 @@ class DenseInfo:
         q, kv = self.grid()
         self.keep([((q + o) // chunk == kv // chunk) & (kv <= q + o) for o in np.ravel(offset)])
 
-    def apply_token_type_ids(self, types, combine, zero_policy):
-        equal = (types[:, :, None] == types[:, None, :]) & (types[:, :, None] >= 0)
-        if zero_policy != "none":
-            equal &= types[:, :, None] != 0
-        combined = {"union": self.mask | equal[:, None], "intersect": self.mask & equal[:, None]}
-        self.mask = combined.get(combine, np.broadcast_to(equal[:, None], self.mask.shape))
+    def apply_token_type_ids(self, types, combine, zero_policy, *, update=False):
+        types = types if zero_policy == "none" else np.where(types == 0, -1, types)
+        if update:  # what ids say holds from now on, whatever is combined later
+            self.q, self.kv = (
+                np.where((ids >= 0) & (types >= 0), 100 * ids + types, -1)
+                for ids in (self.q, self.kv)
+            )
+            self.mask = self.mask | (combine == "replace")
+            return
+        equal = ((types[:, :, None] == types[:, None, :]) & (types[:, :, None] >= 0))[:, None]
+        combined = {"union": self.mask | equal, "intersect": self.mask & equal}
+        self.mask = combined.get(combine, np.broadcast_to(equal, self.mask.shape))
 
     def apply_kv_lengths(self, lengths, q_len, sliding_window=None, end_index=None):
         kv = np.arange(self.kv.shape[1])

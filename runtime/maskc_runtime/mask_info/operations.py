@@ -148,8 +148,9 @@ class Operations(Fields):
             combine: "union", "intersect" or "replace".
             zero_policy: on which side type 0 is no type: "q", "kv", "both" (all the same, because
                 a pair has equal types), or "none", where 0 is a type like others.
-            update_segment_ids: write (segment, type) into the segment ids in place of a condition,
-                which means the same; None does it for "intersect" and "replace".
+            update_segment_ids: write (segment, type) into the segment ids in place of a condition.
+                That means the same until a later "union" or "replace", beneath which ids hold and
+                conditions do not. None does it for "intersect" and "replace".
 
         Raises:
             ValueError: another `combine` or `zero_policy`, or ids to be updated for "union", which

@@ -59,7 +59,9 @@ def steps(draw):
             options = {"combine": combine, "zero_policy": zero}
             return (
                 lambda i: i.apply_token_type_ids(types, update_segment_ids=update, **options),
-                lambda d: d.apply_token_type_ids(types, **options),
+                lambda d: d.apply_token_type_ids(
+                    types, **options, update=combine != "union" if update is None else update
+                ),
             )
     return lambda i: i.materialize_attention_mask(), lambda _: None
 
