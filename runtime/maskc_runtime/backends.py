@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from maskc_kernels.errors import KernelUnavailableError
 from maskc_kernels.tables import AttentionTables
 from maskc_runtime.errors import BackendError
 
@@ -174,7 +175,10 @@ def _branch(name: str, call: Call) -> Callable[..., tuple[jax.Array, jax.Array]]
 
     def branch(*operands: Any) -> tuple[jax.Array, jax.Array]:
         *arrays, options = operands
-        result: tuple[jax.Array, jax.Array] = kernels(*arrays, **options, **static)
+        try:
+            result: tuple[jax.Array, jax.Array] = kernels(*arrays, **options, **static)
+        except KernelUnavailableError as error:
+            raise BackendError(f"backend={name!r} cannot be used here: {error}") from error
         return result
 
     return branch

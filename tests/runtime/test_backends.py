@@ -1,6 +1,7 @@
 """Which kernels run: by platform, by name, and what is said if they cannot."""
 
 import functools
+import importlib.util
 import sys
 import types
 
@@ -144,3 +145,16 @@ def test_every_backend_can_be_asked(other):
     found = backends.backend_refusals(backends.Call(arrays, tables, {}, {}))
     assert (found["other"], found["xla"]) == ("heads: too many", None)
     assert list(found) == ["other", *BACKENDS]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("tpu", "no TPU here .*use_abstract_mesh"), ("gpu", "install")]
+)
+def test_kernels_of_a_machine_that_is_not_there(name, text):
+    """Neither compiled nor interpreted: one error, whatever the libraries below say."""
+    if name == "gpu" and importlib.util.find_spec("jax_cuda13_plugin"):
+        pytest.skip("JAX for CUDA is installed, with which jax-triton can be loaded anywhere")
+    plan = compile_mask(Causal(), q_len=128, heads=1, block_q=128, block_kv=128)
+    q = np.ones((1, 1, 128, 16), np.float32)
+    with pytest.raises(BackendError, match=f"backend='{name}' cannot .*{text}"):
+        attention(q, q, q, plan, backend=name)

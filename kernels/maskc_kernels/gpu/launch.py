@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from maskc_kernels.errors import KernelUnavailableError
 from maskc_kernels.gpu.target import architecture, installed
 
 __all__ = ["OPTIONS", "Launch", "launch", "shaped", "using"]
@@ -63,7 +64,13 @@ Launcher: TypeAlias = Callable[[Launch], tuple[jax.Array, ...]]
 
 def _call(what: Launch) -> tuple[jax.Array, ...]:
     """Hand a launch to jax-triton."""
-    from maskc_kernels.gpu.compat import triton_call
+    try:
+        from maskc_kernels.gpu.compat import triton_call
+    except ImportError as error:
+        raise KernelUnavailableError(
+            f"jax-triton cannot be loaded ({error}); install JAX for CUDA: "
+            "pip install 'jax[cuda13]'"
+        ) from error
 
     return triton_call(
         *what.operands,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jax.experimental.pallas import tpu as pltpu
 
+from maskc_kernels.errors import KernelUnavailableError
 from maskc_kernels.tpu.bits import ROWS
 
 __all__ = [
@@ -131,6 +132,18 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
 """
 
 
+def _generation() -> int:
+    """That of the TPU in sight, or of the abstract mesh that is lowered for."""
+    try:
+        return int(pltpu.get_tpu_info().generation)
+    except ValueError as error:
+        raise KernelUnavailableError(
+            f"there is no TPU here ({error}); to lower for one, do it under "
+            "jax.sharding.use_abstract_mesh with an abstract device that names its kind; to "
+            "interpret, set KernelConfig(interpret=True)"
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class KernelConfig:
     """How a kernel is run; static.
@@ -158,7 +171,7 @@ class KernelConfig:
     @property
     def order(self) -> Order:
         """The pieces to work in."""
-        generation = 6 if self.interpret else pltpu.get_tpu_info().generation
+        generation = 6 if self.interpret else _generation()
         named = {"columns": self.compute, "rows": self.rows, "ahead": self.ahead}
         given = {name: value for name, value in named.items() if value is not None}
         return Order(
