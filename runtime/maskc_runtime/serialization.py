@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax.export
-import msgpack
+import msgspec
 import numpy as np
 
 from maskc_cache.format import decode, encode
@@ -42,7 +42,7 @@ _NODE, _ARRAY, _BITS, _TUPLE = "node", "array", "bits", "tuple"
 
 
 def _unpack(data: bytes | bytearray) -> Any:
-    return msgpack.unpackb(bytes(data))
+    return msgspec.msgpack.decode(data)
 
 
 def _tuples(value: Any) -> Any:
