@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.jit import loop
+from maskc.jit import allocating_loop, loop
 from maskc.strip_loops import flush, push
 
 __all__ = ["NO_BANK", "RECENT", "cut", "paint", "rehash"]
@@ -89,6 +89,38 @@ def _pieces(
         out[head + 1] = (at - head - 2) // 4
         row = stop
     return at
+
+
+@loop
+def _is_normal(pieces: Ints, length: int, height: int) -> bool:
+    """Whether the pieces of a block of `height` rows are its normal form as they stand.
+
+    As `strip_loops.is_normal`: no piece takes a row of the next, and one of a single row is level.
+    """
+    at = 0
+    while at < length:
+        row, n = pieces[at], pieces[at + 1]
+        first, following = at + 2, at + 2 + 4 * n
+        last = following >= length
+        tall = (height if last else pieces[following]) - row
+        if tall == 1:
+            for i in range(first, following, 4):
+                if pieces[i + 2] != 0 or pieces[i + 3] != 0:
+                    return False
+        if not last and pieces[following + 1] == n:
+            step, taken = 4 * n + 2, True
+            for i in range(first, following, 4):
+                lo, hi = pieces[i + step] - pieces[i], pieces[i + step + 1] - pieces[i + 1]
+                if tall > 1 and (lo != tall * pieces[i + 2] or hi != tall * pieces[i + 3]):
+                    taken = False
+                    break
+                if tall == 1 and (lo < 0 or lo > 1 or hi < 0 or hi > 1):
+                    taken = False
+                    break
+            if taken:
+                return False
+        at = following
+    return True
 
 
 @loop
@@ -226,17 +258,19 @@ def cut(
     for k in range(RECENT):
         if known[k, 0] == length and _same(pieces[k], here, length):
             return int(known[k, 1])
-    _normalise(here, length, block_q, forms)
-    described = _describe(forms[3], forms[4], forms[5], forms[6], word)
+    described, name = length, here
+    if not _is_normal(here, length, block_q):
+        _normalise(here, length, block_q, forms)
+        described, name = _describe(forms[3], forms[4], forms[5], forms[6], word), word
     n = count[0]
     if pool_ptr[n] + described > len(pool) or n + 2 > len(pool_ptr) or 2 * n + 2 > len(table):
         return NO_BANK
-    number = _intern(word, described, table, pool, pool_ptr, count)
+    number = _intern(name, described, table, pool, pool_ptr, count)
     oldest = known[RECENT, 0]
     known[RECENT, 0] = (oldest + 1) % RECENT
     known[oldest, 0] = length
     known[oldest, 1] = number
-    pieces[oldest, :length] = here[:length]
+    np.positive(here[:length], pieces[oldest, :length])
     return number
 
 
@@ -263,7 +297,7 @@ def _rule(lines: Ints, words: int, x: int, moves: int, out: Ints) -> None:
         _repeat(words, out)
 
 
-@loop
+@allocating_loop
 def paint(
     pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, lines: Ints, out: Ints
 ) -> None:

@@ -230,14 +230,14 @@ def _columns(
     for kind, _ in parts:
         if kind != STATE:
             loops.column_edges(kind, shard.ptr, shard.runs, masks, edges[kind])
+    if not slabs.shrunk:
+        for kind, table in parts:
+            lines = slabs.blocking.nq, first
+            loops.fill_grid_columns(kind, blocks.ptr, blocks.runs, masks, lines, edges[kind], table)
+        return
     for row, mask in enumerate(masks.tolist()):
-        turns = None
-        if slabs.shrunk:
-            turns = loops.column_turns(shard.ptr, shard.runs, mask * nk, nk, own)
-        top = mask * slabs.blocking.nq + first
+        turns = loops.column_turns(shard.ptr, shard.runs, mask * nk, nk, own)
         for kind, table in parts:
             edge, part = edges[kind, row], table[row]
-            if turns:
-                loops.fill_columns(kind, shard.runs, turns, edge, own, slabs.keep, part)
-            else:
-                loops.fill_grid_columns(kind, blocks.ptr, blocks.runs, top, edge, part)
+            part.fill(0)  # all of it at once, at the speed of memory; most of it may be padding
+            loops.fill_columns(kind, shard.runs, turns, edge, own, slabs.keep, part)

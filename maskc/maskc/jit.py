@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
-__all__ = ["compile_all", "compiled", "is_compiled", "loop", "loops_for"]
+__all__ = ["allocating_loop", "compile_all", "compiled", "is_compiled", "loop", "loops_for"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _LARGE = 40_000  # strips and intervals: plain loops take as long for so many as numba to import
@@ -31,7 +31,20 @@ _lock = threading.RLock()
 
 
 def loop(function: _Function) -> _Function:
-    """Mark a function of loops over arrays, written in the subset of Python that numba compiles."""
+    """Mark a function of loops over arrays, written in the subset of Python that numba compiles.
+
+    It makes no array and returns none; see `allocating_loop`. So numba need not count references,
+    which takes as long as all else in loops that call each other with arrays.
+    """
+    return _marked(function, _nrt=False)
+
+
+def allocating_loop(function: _Function) -> _Function:
+    """`loop` for a function that makes arrays."""
+    return _marked(function)
+
+
+def _marked(function: _Function, **options: Any) -> _Function:
     digest = _digests.get(function.__module__)
     if digest is None:
         _loop_modules.add(function.__module__)
@@ -41,9 +54,9 @@ def loop(function: _Function) -> _Function:
     # numba names its file by this, and would not see that a loop called from here has changed
     function.__qualname__ += f"_{digest}"
     try:
-        compiled_loop = numba.njit(cache=True, nogil=True)(function)
+        compiled_loop = numba.njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # a read-only installation and no home: numba has nowhere to keep it
-        compiled_loop = numba.njit(nogil=True)(function)
+        compiled_loop = numba.njit(nogil=True, **options)(function)
     return cast("_Function", compiled_loop)
 
 
@@ -124,7 +137,7 @@ def _borrowed(module: ModuleType) -> Iterator[tuple[str, ModuleType, str | None]
 
 def _digest(module: ModuleType) -> str:
     """8 hex digits that change with the source of any loop that the module's loops can call."""
-    files: dict[str, bytes] = {}
+    files = {__name__: Path(__file__).read_bytes()}  # which says how they are compiled
     waiting = [module]
     while waiting:
         source = waiting.pop()

@@ -25,6 +25,6 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
     size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize
     if size < _LARGE:
         return np.empty(shape, dtype)
-    room = np.empty((size // _PAGE + 2) * _PAGE, np.uint8)
+    room = np.empty((-(-size // _PAGE) + 1) * _PAGE, np.uint8)
     start = -room.ctypes.data % _PAGE
     return room[start : start + size].view(dtype).reshape(shape)

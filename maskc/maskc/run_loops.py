@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.jit import loop
+from maskc.jit import allocating_loop, loop
 
 __all__ = [
     "DATA",
@@ -35,6 +35,19 @@ Ints = npt.NDArray[Any]
 EMPTY, FULL = -2, -1  # numbers of blocks that are not partial
 DATA, MASK, STATE = 0, 1, 2
 """Which splash table is written: data_next, mask_next or block_mask."""
+
+
+_NARROW = 16  # cells from which a slice repays what it costs to make one
+
+
+@loop
+def _fill(cells: Ints, left: int, right: int, value: Any) -> None:
+    """Write one value to some cells."""
+    if right - left < _NARROW:
+        for i in range(left, right):
+            cells[i] = value
+    else:
+        cells[left:right] = value
 
 
 # --- lists --------------------------------------------------------------------------------------
@@ -74,7 +87,7 @@ def list_blocks(
             partial += 1
         else:
             np.positive(iota[start:stop], partial_idx[partial : partial + width])
-            partial_id[partial : partial + width] = number
+            _fill(partial_id, partial, partial + width, number)
             partial += width
 
 
@@ -120,7 +133,7 @@ def _widest(ptr: Ints) -> int:
     return int(widest)
 
 
-@loop
+@allocating_loop
 def turn(
     ptr: Ints,
     runs: Ints,
@@ -217,6 +230,49 @@ def extent(ptr: Ints, runs: Ints) -> tuple[int, int]:
 
 
 @loop
+def _fill_lines(
+    kind: int,
+    ptr: Ints,
+    runs: Ints,
+    base: int,
+    lines: tuple[int, int, int],
+    own: int,
+    shrunk: bool,
+    keep: bool,
+    iota: Ints,
+    carry: Any,
+    out: Ints,
+) -> Any:
+    """Write one table row of `fill_rows`, whose mask begins at line `base`; what comes before."""
+    for row in range(lines[2] - 1, lines[1] - 1, -1):
+        line, right, cells = base + row, own, out[row]
+        if shrunk:
+            right = _covered(ptr, runs, line)
+            _fill(cells, right, len(cells), carry if keep else 0)
+        for r in range(ptr[line + 1] - 1, ptr[line] - 1, -1):
+            start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
+            if shrunk:
+                left = right - (stop - start)
+            else:
+                _fill(cells, stop, right, carry)
+                left, right = start, stop
+            if kind == DATA:
+                np.positive(iota[start:stop], cells[left:right])
+                carry = start
+            elif kind == MASK:
+                carry = number if number >= 0 else carry
+                _fill(cells, left, right, carry)
+            else:
+                _fill(cells, left, right, 2 if number == FULL else 1)
+            right = left
+        if not shrunk:
+            _fill(cells, 0, right, carry)
+        elif kind != STATE and not keep:  # JAX extends narrow shards with their last entries
+            _fill(cells, own, len(cells), cells[own - 1])
+    return carry
+
+
+@allocating_loop
 def fill_rows(
     kind: int,
     ptr: Ints,
@@ -243,34 +299,20 @@ def fill_rows(
         iota: 0, 1, 2 ... in the table's dtype.
         out: [table rows, lines of each mask, width].
     """
-    height, first, stop_line = lines
-    carry = _first(kind, ptr, runs, masks, lines)
+    height, first, stop = lines
+    after = np.empty(len(masks) + 1, np.int64)  # what comes after each table row
+    after[len(masks)] = _first(kind, ptr, runs, masks, lines)
     for k in range(len(masks) - 1, -1, -1):
-        for row in range(stop_line - 1, first - 1, -1):
-            line, right = masks[k] * height + row, own
-            if shrunk:
-                right = _covered(ptr, runs, line)
-                out[k, row, right:] = carry if keep else 0
-            for r in range(ptr[line + 1] - 1, ptr[line] - 1, -1):
-                start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
-                if shrunk:
-                    left = right - (stop - start)
-                else:
-                    out[k, row, stop:right] = carry
-                    left, right = start, stop
-                if kind == DATA:
-                    np.positive(iota[start:stop], out[k, row, left:right])
-                    carry = start
-                elif kind == MASK:
-                    carry = number if number >= 0 else carry
-                    out[k, row, left:right] = carry
-                else:
-                    out[k, row, left:right] = 2 if number == FULL else 1
-                right = left
-            if not shrunk:
-                out[k, row, :right] = carry
-            elif kind != STATE and not keep:  # JAX extends narrow shards with their last entries
-                out[k, row, own:] = out[k, row, own - 1]
+        carry = after[k + 1]
+        same = k + 1  # a table row that is written, of the same mask and with the same to follow
+        while same < len(masks) and (masks[same] != masks[k] or after[same + 1] != carry):
+            same += 1
+        if same < len(masks):
+            np.positive(out[same, first:stop], out[k, first:stop])
+            after[k] = after[same]
+            continue
+        base = masks[k] * height
+        after[k] = _fill_lines(kind, ptr, runs, base, lines, own, shrunk, keep, iota, carry, out[k])
 
 
 @loop
@@ -299,36 +341,63 @@ def column_edges(kind: int, ptr: Ints, runs: Ints, masks: Ints, out: Ints) -> No
 
 
 @loop
-def fill_grid_columns(kind: int, ptr: Ints, runs: Ints, first: int, edge: Ints, out: Ints) -> None:
+def _alike(a: Ints, b: Ints) -> bool:
+    """Whether two arrays of one length are equal."""
+    i = 0
+    while i < len(a) and a[i] == b[i]:
+        i += 1
+    return i == len(a)
+
+
+@allocating_loop
+def fill_grid_columns(
+    kind: int,
+    ptr: Ints,
+    runs: Ints,
+    masks: Ints,
+    lines: tuple[int, int],
+    edges: Ints,
+    out: Ints,
+) -> None:
     """Write a table whose lines are columns, with a cell for every block.
 
     Row by row from below, since a column's next value is that of the nearest block below.
 
     Args:
         kind: `DATA`, `MASK` or `STATE`.
-        ptr: where the runs of each *row* begin.
+        ptr: where the runs of each *row* begin, mask after mask.
         runs: (start, stop, number) of each.
-        first: the row of `ptr` that is the table's first.
-        edge: what comes after the end of each column.
-        out: [rows, columns].
+        masks: the mask of each table row.
+        lines: rows of each mask, and the first that is the table's.
+        edges: [table rows, columns], what comes after the end of each column.
+        out: [table rows, rows, columns].
     """
-    carry = np.empty(out.shape[1], out.dtype)
-    carry[:] = edge
-    for i in range(len(out) - 1, -1, -1):
-        if kind == STATE:
-            carry[:] = 0
-        for r in range(ptr[first + i], ptr[first + i + 1]):
-            start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
-            if kind == DATA:
-                carry[start:stop] = i
-            elif kind == STATE:
-                carry[start:stop] = 2 if number == FULL else 1
-            elif number >= 0:
-                carry[start:stop] = number
-        np.positive(carry, out[i])
+    height, first = lines
+    carry = np.empty(out.shape[2], out.dtype)
+    for k in range(len(masks)):
+        same = 0  # a table row that is written, of the same mask and with the same to follow
+        while same < k and (masks[same] != masks[k] or not _alike(edges[same], edges[k])):
+            same += 1
+        if same < k:
+            np.positive(out[same], out[k])
+            continue
+        carry[:] = edges[k]
+        base = masks[k] * height + first
+        for i in range(out.shape[1] - 1, -1, -1):
+            if kind == STATE:
+                carry[:] = 0
+            for r in range(ptr[base + i], ptr[base + i + 1]):
+                start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
+                if kind == DATA:
+                    _fill(carry, start, stop, i)
+                elif kind == STATE:
+                    _fill(carry, start, stop, 2 if number == FULL else 1)
+                elif number >= 0:
+                    _fill(carry, start, stop, number)
+            np.positive(carry, out[k, i])
 
 
-@loop
+@allocating_loop
 def column_turns(ptr: Ints, runs: Ints, base: int, columns: int, own: int) -> Any:
     """At which rows of a shrunk table its columns turn from one run to another.
 
@@ -372,6 +441,24 @@ def column_turns(ptr: Ints, runs: Ints, base: int, columns: int, own: int) -> An
 
 
 @loop
+def _enter(kind: int, runs: Ints, r: int, column: int, cells: Ints, steps: Ints) -> None:
+    """A column comes to the lower end of a run."""
+    if kind == DATA:
+        cells[column] = runs[r, 1] - 1
+        steps[column] = 1
+    elif kind == STATE:
+        cells[column] = 2 if runs[r, 2] == FULL else 1
+    elif runs[r, 2] >= 0:
+        cells[column] = runs[r, 2]
+
+
+@loop
+def _subtract(steps: Ints, cells: Ints) -> None:
+    """A loop of its own, which numba then compiles to vector instructions."""
+    np.subtract(cells, steps, cells)
+
+
+@allocating_loop
 def fill_columns(
     kind: int,
     runs: Ints,
@@ -390,11 +477,13 @@ def fill_columns(
         edge: what comes after the end of each column.
         own: rows of the table that are this shard's.
         keep: padding holds what comes next, else 0.
-        out: [rows, columns].
+        out: [rows, columns], of zeros.
     """
     columns = out.shape[1]
     begin, column, run = turns
     cells, steps = np.zeros(columns, out.dtype), np.zeros(columns, out.dtype)
+    zeros = not keep or kind == STATE  # padding is 0
+    padded, left, right = np.zeros(columns, np.bool_), 0, columns  # what is not is between these
     if keep:
         cells[:] = edge
     out[own:] = cells  # below the lowest block there is nothing but the edge
@@ -402,23 +491,22 @@ def fill_columns(
         for e in range(begin[p + 1], begin[p + 2]):
             j, r = column[e], run[e]
             if r < 0:
-                if not keep or kind == STATE:
+                if zeros:
                     cells[j] = 0
+                    padded[j] = True
                 elif kind == DATA:
                     cells[j] += steps[j]
                 steps[j] = 0
                 continue
             if p == own - 1:
                 cells[j] = edge[j]
-            if kind == DATA:
-                cells[j] = runs[r, 1] - 1
-                steps[j] = 1
-            elif kind == STATE:
-                cells[j] = 2 if runs[r, 2] == FULL else 1
-            elif runs[r, 2] >= 0:
-                cells[j] = runs[r, 2]
-        np.positive(cells, out[p])
+            _enter(kind, runs, r, j, cells, steps)
+        while left < right and padded[left]:
+            left += 1
+        while left < right and padded[right - 1]:
+            right -= 1
+        np.positive(cells[left:right], out[p, left:right])
         if kind == DATA:
-            cells -= steps
+            _subtract(steps[left:right], cells[left:right])
     if kind != STATE and not keep:  # JAX extends narrow shards with their last entries
         out[own:] = out[own - 1]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.block_bank_loops import NO_BANK, RECENT, cut
-from maskc.jit import loop
+from maskc.jit import allocating_loop, loop
 
 __all__ = ["FULL", "NO_RUNS", "classify", "find_runs"]
 
@@ -25,6 +25,35 @@ MIXED, ALIKE, FULL = 0, 1, 2
 """What rows have of some block columns; see `classify`."""
 
 _Relative = tuple[int, int, int, int, int]
+
+
+@loop
+def _column(position: Any, block: int, shift: int) -> Any:
+    """The block column of a position; `shift` is the block's binary logarithm, or -1.
+
+    Divisions would take most of the time, and nearly all block sizes are powers of two.
+    """
+    return position >> shift if shift >= 0 else position // block
+
+
+@loop
+def _logarithm(block: int) -> int:
+    """The binary logarithm of a power of two, -1 for any other number."""
+    shift = 0
+    while 1 << shift < block:
+        shift += 1
+    return shift if 1 << shift == block else -1
+
+
+@loop
+def _sort(cuts: Ints, n: int) -> None:
+    """By insertion: they are few, and nearly in order."""
+    for i in range(1, n):
+        at, j = cuts[i], i - 1
+        while j >= 0 and cuts[j] > at:
+            cuts[j + 1] = cuts[j]
+            j -= 1
+        cuts[j + 1] = at
 
 
 @loop
@@ -45,16 +74,17 @@ def _marked(
 ) -> int:
     """Mark where each interval of rows `top` to `bottom` begins or ends to fill block columns."""
     marks, cuts, _ = room
-    n, s, row = 0, strip, top
+    n, s, row, shift = 0, strip, top, _logarithm(block)
     while row < bottom:
         stop = min(rows[s + 1], bottom)
         down, height = row - rows[s], stop - row
         for i in range(ptr[s], ptr[s + 1]):
             lo_slope, hi_slope = ends[i, 2], ends[i, 3]
             lo, hi = ends[i, 0] + down * lo_slope, ends[i, 1] + down * hi_slope
-            begin, end = lo // block, (hi + (height - 1) * hi_slope - 1) // block + 1
-            full_begin = (lo + (height - 1) * lo_slope + block - 1) // block
-            full_end = hi // block
+            begin = _column(lo, block, shift)
+            end = _column(hi + (height - 1) * hi_slope - 1, block, shift) + 1
+            full_begin = _column(lo + (height - 1) * lo_slope - 1, block, shift) + 1
+            full_end = _column(hi, block, shift)
             if full_begin >= full_end:
                 n = _mark(begin, cuts, n, marks, 0, 1)
                 n = _mark(end, cuts, n, marks, 0, -1)
@@ -99,13 +129,15 @@ def classify(
     """
     marks, cuts, ranges = room
     n = _marked(rows, ptr, ends, strip, top, bottom, block, room)
-    cuts[:n].sort()
+    _sort(cuts, n)
     full, mixed, found = 0, 0, 0
     for i in range(n):
         at = cuts[i]
         full += marks[at, 1]
         mixed += marks[at, 2]
-        marks[at] = 0
+        marks[at, 0] = 0
+        marks[at, 1] = 0
+        marks[at, 2] = 0
         if mixed or full:
             ranges[found, 0] = at
             ranges[found, 1] = cuts[i + 1]
@@ -265,7 +297,7 @@ def _some_strips(
     return n
 
 
-@loop
+@allocating_loop
 def find_runs(
     rows: Ints,
     ptr: Ints,

@@ -230,17 +230,20 @@ def _intervals(leaf: Intervals, shape: Shape) -> Strips:
     """A strip per run of rows whose ends move alike, for `normal` to join."""
     starts, stops = (_inside(a.array, shape[1]) for a in (leaf.starts, leaf.stops))
     empty = starts >= stops
-    if empty.any():
+    hollow = bool(empty.any())
+    if hollow:
         starts, stops = np.where(empty, 0, starts), np.where(empty, 0, stops)
-    rows = _turns(starts, stops, empty)
-    lo, hi, some = starts[rows], stops[rows], ~empty[rows]
-    ends = np.zeros((len(rows), 4), np.int64)
-    ends[:, 0], ends[:, 1] = lo, hi
-    moving = np.diff(rows, append=shape[0]) > 1
-    below = np.minimum(rows + 1, shape[0] - 1)
-    ends[:, 2], ends[:, 3] = (starts[below] - lo) * moving, (stops[below] - hi) * moving
-    ptr = np.append(0, np.cumsum(some))
-    return normal(shape[1], np.append(rows, shape[0]), ptr, ends[some])
+    rows = _turns(starts, stops, empty if hollow else None)
+    bounds = np.append(rows, shape[0])
+    below = rows + (bounds[1:] - bounds[:-1] > 1)  # of a single row, itself: its ends stand still
+    ends = np.empty((len(rows), 4), np.int64)
+    for side, values in enumerate((starts, stops)):
+        ends[:, side] = values[rows]
+        ends[:, 2 + side] = values[below] - ends[:, side]
+    if not hollow:
+        return normal(shape[1], bounds, np.arange(len(bounds)), ends)
+    some = ~empty[rows]
+    return normal(shape[1], bounds, np.append(0, np.cumsum(some)), ends[some])
 
 
 def _inside(ends: _Ints, kv_len: int) -> _Ints:
@@ -248,32 +251,30 @@ def _inside(ends: _Ints, kv_len: int) -> _Ints:
     return ends if ends.min() >= 0 and ends.max() <= kv_len else np.clip(ends, 0, kv_len)
 
 
-def _turns(starts: _Ints, stops: _Ints, empty: npt.NDArray[np.bool_]) -> _Ints:
+def _turns(starts: _Ints, stops: _Ints, empty: npt.NDArray[np.bool_] | None) -> _Ints:
     """First rows of runs of rows that one strip can hold, not always the longest.
 
     In a run each row leads to the one below by the same moves of its ends, 0 or 1 each; the last
-    row of a run may lead anywhere. Whether a row is empty does not change inside of one.
+    row of a run may lead anywhere. Whether a row is empty, if any is, does not change inside of
+    one.
     """
-    moves = [np.diff(starts), np.diff(stops)]
-    new = np.ones(len(starts), np.bool_)  # the row begins a run
-    if len(starts) > 1:
-        np.not_equal(moves[0][1:], moves[0][:-1], out=new[1:-1])
-        new[1:-1] |= moves[1][1:] != moves[1][:-1]
-        new[-1] = False
-    leads = np.flatnonzero(new)
-    jumps = np.zeros(len(leads), np.bool_)
+    moves = starts[1:] - starts[:-1], stops[1:] - stops[:-1]
+    turns = np.zeros(len(starts), np.bool_)  # the row moves otherwise than the one above
+    turns[0] = True
     for move in moves:
-        at = move[leads[leads < len(move)]]
-        jumps[: len(at)] |= (at < 0) | (at > 1)
-    if jumps.any():  # rows that do not lead to each other, each a run
-        height = np.diff(leads, append=len(starts))
-        new[np.repeat(jumps, height)] = True
-        new[1:][np.repeat(jumps, height)[:-1]] = True
-    if empty.any():
-        changes = empty[1:] != empty[:-1]
-        new[:-1] |= changes
-        new[1:] |= changes
-    return np.flatnonzero(new)
+        turns[1:-1] |= move[1:] != move[:-1]
+    rows = np.flatnonzero(turns)
+    inner = np.append(rows[1:], len(starts)) - rows - 1  # rows of each run but its first
+    if len(starts) > 1:
+        inner[(moves[0][rows] >> 1 == 0) & (moves[1][rows] >> 1 == 0)] = 0  # moves of 0 or 1
+    more = [rows]
+    if inner.any():  # rows that do not lead to each other, each a run
+        before = np.cumsum(inner) - inner
+        more.append(np.repeat(rows + 1 - before, inner) + np.arange(inner.sum()))
+    if empty is not None:
+        changes = np.flatnonzero(empty[1:] != empty[:-1])
+        more += [changes, changes + 1]
+    return np.unique(np.concatenate(more)) if len(more) > 1 else rows
 
 
 def _blocks(leaf: Blocks, shape: Shape) -> Strips | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.jit import loop
+from maskc.jit import allocating_loop, loop
 
 __all__ = ["combine", "flush", "is_normal", "normalise", "push"]
 
@@ -192,7 +192,7 @@ def _copy(
     size[1] = start + n
 
 
-@loop
+@allocating_loop
 def normalise(
     rows: Ints, ptr: Ints, ends: Ints, size: Ints, out_rows: Ints, out_ptr: Ints, out_ends: Ints
 ) -> None:
@@ -237,11 +237,13 @@ def _gather(
 
 
 @loop
-def _edge(events: Ints, at: int, position: int) -> None:
-    """Write an end of the keys as an event."""
-    events[at, 0] = position
-    events[at, 1] = 0
-    events[at, 2] = 2
+def _edges(events: Ints, kv_len: int) -> int:
+    """Write the ends of the keys as events; how many they are."""
+    for i in range(2):
+        events[i, 0] = i * kv_len
+        events[i, 1] = 0
+        events[i, 2] = 2
+    return 2
 
 
 @loop
@@ -288,7 +290,8 @@ def _holds(events: Ints, n: int) -> int:
 @loop
 def _walk(events: Ints, n: int, table: int, cur: Ints) -> int:
     """The intervals of the result at this row, from left to right; how many there are."""
-    inside, on, count, i = 0, False, 0, 0  # a bit for each source
+    inside = 0 if table & 1 else 4  # a bit for each source, and one for the keys
+    on, count, i = False, 0, 0
     while i < n:
         position, slope = events[i, 0], events[i, 1]
         while i < n and events[i, 0] == position:
@@ -307,6 +310,31 @@ def _walk(events: Ints, n: int, table: int, cur: Ints) -> int:
 
 
 @loop
+def _take(
+    rows: Ints, ptr: Ints, ends: Ints, strip: int, limit: int, state: Ints, run: Ints, out: Any
+) -> int:
+    """Append whole strips of a normal form that end at `limit` or above; the row after them.
+
+    Where the strip under way does not go on with the first of them, they stay as they are.
+    """
+    size, out_rows, out_ptr, out_ends = out
+    row, stop = rows[strip], rows[strip + 1]
+    own = ends[ptr[strip] : ptr[strip + 1]]
+    push(row, stop, own, len(own), state, run, size, out_rows, out_ptr, out_ends)
+    if state[0] != row or state[1] != stop - row:
+        return int(stop)
+    last = strip
+    while last + 2 < len(rows) and rows[last + 2] <= limit:
+        last += 1
+    if last > strip:
+        flush(state, run, size, out_rows, out_ptr, out_ends)
+        _copy(rows, ptr, ends, strip + 1, last, size, out_rows, out_ptr, out_ends)
+        own = ends[ptr[last] : ptr[last + 1]]
+        _begin(rows[last], rows[last + 1] - rows[last], own, len(own), 0, state, run)
+    return int(rows[last + 1])
+
+
+@allocating_loop
 def combine(
     a_rows: Ints,
     a_ptr: Ints,
@@ -328,6 +356,7 @@ def combine(
     other = 1
     for s in range(len(b_ptr) - 1):
         other = max(other, b_ptr[s + 1] - b_ptr[s])
+    out = size, out_rows, out_ptr, out_ends
     state, run = np.zeros(3, np.int64), np.zeros((widest + other + 2, 4), np.int64)
     cur = np.zeros((widest + other + 2, 4), np.int64)
     events = np.zeros((2 * (widest + other) + 2, 3), np.int64)
@@ -338,16 +367,24 @@ def combine(
         while b_rows[b + 1] <= row:
             b += 1
         stop = min(a_rows[a + 1], b_rows[b + 1])
-        if b_ptr[b] == b_ptr[b + 1] and table & 0b0101 == 0b0100:  # the first mask itself
+        first = b_ptr[b] == b_ptr[b + 1] and table & 0b0101 == 0b0100  # the first mask itself
+        second = a_ptr[a] == a_ptr[a + 1] and table & 0b0011 == 0b0010
+        if first and a_rows[a] == row and a_rows[a + 1] < b_rows[b + 1]:
+            row = _take(a_rows, a_ptr, a_ends, a, b_rows[b + 1], state, run, out)
+            continue
+        if second and b_rows[b] == row and b_rows[b + 1] < a_rows[a + 1]:
+            row = _take(b_rows, b_ptr, b_ends, b, a_rows[a + 1], state, run, out)
+            continue
+        if first:
             count = _lower(a_ends, a_ptr[a], a_ptr[a + 1], row - a_rows[a], cur)
-        elif a_ptr[a] == a_ptr[a + 1] and table & 0b0011 == 0b0010:  # the second
+        elif second:
             count = _lower(b_ends, b_ptr[b], b_ptr[b + 1], row - b_rows[b], cur)
         else:
-            _edge(events, 0, 0)  # the keys end there, for an operator that is true of nothing
-            n = _gather(a_ends, a_ptr[a], a_ptr[a + 1], row - a_rows[a], 0, 1, events)
+            n = 0
+            if table & 1:  # true of nothing, so it ends where the keys do
+                n = _edges(events, kv_len)
+            n = _gather(a_ends, a_ptr[a], a_ptr[a + 1], row - a_rows[a], 0, n, events)
             n = _gather(b_ends, b_ptr[b], b_ptr[b + 1], row - b_rows[b], 1, n, events)
-            _edge(events, n, kv_len)
-            n += 1
             _sort(events, n)
             stop = min(stop, row + _holds(events, n))
             count = _walk(events, n, table, cur)
