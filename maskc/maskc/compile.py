@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from maskc.background import Background
 from maskc.block_runs import MaskBlocks, lists_of, turned
 from maskc.blocking import BlockGrid
 from maskc.emit import splash_tables
@@ -52,6 +53,15 @@ def compile_request(
         request: what to compile.
         progress: called with (rows of blocks done, rows of blocks in all) as the work advances.
     """
+    with Background() as background:
+        plan = _plan(request, progress, background)
+    if not request.row_bounds:
+        return plan
+    return dataclasses.replace(plan, row_bounds=row_bounds(request.unique_masks[0], plan))
+
+
+def _plan(request: CompileRequest, progress: Progress, background: Background) -> Plan:
+    """The plan but for its row bounds; partial blocks may still be drawn in the background."""
     masks, head_mask = request.unique_masks
     fwd_grid, dq_grid, dkv_grid = request.fwd_grid, request.dq_grid, request.dkv_grid
     grids = list(dict.fromkeys((fwd_grid, dq_grid, dkv_grid)))
@@ -59,7 +69,8 @@ def compile_request(
     found: dict[BlockGrid, MaskBlocks] = {}
     before = 0
     for grid in grids:
-        found[grid] = lower(masks, grid, functools.partial(_advance, progress, before, total))
+        advance = functools.partial(_advance, progress, before, total)
+        found[grid] = lower(masks, grid, advance, background)
         before += len(masks) * grid.nq
     fwd = _lists(found[fwd_grid], fwd_grid)
     columns = turned(found[dkv_grid], len(masks), dkv_grid.nk)
@@ -70,7 +81,7 @@ def compile_request(
         blocks = found[grid]
         return splash_tables(blocks, columns, grid, head_mask, request.layout, direction)
 
-    plan = Plan(
+    return Plan(
         q_len=request.q_len,
         kv_len=request.kv_len,
         head_mask=head_mask,
@@ -85,9 +96,6 @@ def compile_request(
         canonical=request.canonical,
         compiler=__version__,
     )
-    if not request.row_bounds:
-        return plan
-    return dataclasses.replace(plan, row_bounds=row_bounds(masks, plan))
 
 
 def _lists(blocks: MaskBlocks, grid: BlockGrid) -> BlockLists:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from maskc.background import Background
 from maskc.block_runs import MaskBlocks
 from maskc.blocking import BlockGrid
 from maskc.evaluated import Progress, evaluate_blocks
@@ -24,7 +25,10 @@ __all__ = ["lower"]
 
 
 def lower(
-    masks: Sequence[Mask], blocking: BlockGrid, progress: Progress = lambda _done, _total: None
+    masks: Sequence[Mask],
+    blocking: BlockGrid,
+    progress: Progress = lambda _done, _total: None,
+    background: Background | None = None,
 ) -> MaskBlocks:
     """The blocks of canonical `masks`, one after the other, with q blocks as rows.
 
@@ -32,12 +36,13 @@ def lower(
         masks: the unique masks, each canonical for the blocking's lengths.
         blocking: lengths and block sizes; lengths need not be multiples of the blocks.
         progress: called as the work advances.
+        background: where bits may still be drawn when this returns; None is to wait for them.
     """
     total = len(masks) * blocking.nq
     forms = [_strips(mask, blocking) for mask in masks]
     strips = [form for form in forms if form is not None]
     if len(strips) == len(masks):
-        blocks = find_blocks(strips, blocking.block_q, blocking.block_kv)
+        blocks = find_blocks(strips, blocking.block_q, blocking.block_kv, background)
         progress(total, total)
         return blocks
     parts: list[MaskBlocks] = []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskc import block_bank_loops, strip_block_loops
+from maskc.background import Background
 from maskc.block_runs import MaskBlocks
 from maskc.jit import compiled, loops_for
 from maskc.memory import empty
@@ -24,12 +24,23 @@ _SHARED = 1 << 24  # bytes of drawn blocks from which a second core repays
 _FIRST = np.array([(1 << n) - 1 for n in range(65)], np.uint64)  # words by how many bits are set
 
 
-def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlocks:
+def find_blocks(
+    masks: Sequence[Strips], block_q: int, block_kv: int, background: Background | None = None
+) -> MaskBlocks:
     """The blocks of masks of the same lengths, one after the other, with one bank of partial ones.
 
     A block's content is named by the strip form of the block itself, so equal blocks are found
     equal before any of them is drawn, and each is drawn once.
+
+    Args:
+        masks: the masks.
+        block_q: queries per block.
+        block_kv: keys per block.
+        background: where bits may still be drawn when this returns; None is to wait for them.
     """
+    if background is None:
+        with Background() as threads:
+            return find_blocks(masks, block_q, block_kv, threads)
     nq = -(-masks[0].q_len // block_q)
     strips = sum(len(mask.rows.array) for mask in masks)
     loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
@@ -49,28 +60,29 @@ def find_blocks(masks: Sequence[Strips], block_q: int, block_kv: int) -> MaskBlo
             pool, pool_ptr = (np.concatenate([a, np.empty_like(a)]) for a in (pool, pool_ptr))
             table = np.full(2 * len(table), -1, np.int64)
             bank.rehash(pool, pool_ptr, int(count[0]), table)
-    bits = _drawn(bank, pool, pool_ptr[: int(count[0]) + 1], block_q, block_kv)
+    descriptions = pool, pool_ptr[: int(count[0]) + 1]
+    bits = _drawn(bank, descriptions, block_q, block_kv, background)
     return MaskBlocks(ptr, runs[: ptr[-1]], bits)
 
 
 def _drawn(
-    bank: Any, pool: Ints, pool_ptr: Ints, block_q: int, block_kv: int
+    bank: Any, descriptions: tuple[Ints, Ints], block_q: int, block_kv: int, background: Background
 ) -> npt.NDArray[np.uint8]:
-    """The bits of all descriptions; on two cores where that repays starting a thread."""
-    count, lines = len(pool_ptr) - 1, _lines(block_kv)
+    """The bits of all descriptions; in the background where a second core repays."""
+    (pool, ptr), lines = descriptions, _lines(block_kv)
+    count, width = len(ptr) - 1, -(-block_kv // 8)
     words = empty((count, block_q, lines.shape[1]), np.uint64)
-    if words.nbytes < _SHARED or bank is block_bank_loops:
-        bank.paint(pool, pool_ptr, 0, count, block_q, lines, words)
+
+    def draw(first: int, last: int) -> None:
+        bank.paint(pool, ptr, first, last, block_q, lines, words)
+
+    if words.nbytes < _SHARED or bank is block_bank_loops or width % 8:
+        draw(0, count)
     else:
-        with ThreadPoolExecutor(2) as pair:
-            halves = [
-                pair.submit(bank.paint, pool, pool_ptr, first, last, block_q, lines, words)
-                for first, last in ((0, count // 2), (count // 2, count))
-            ]
-        for half in halves:
-            half.result()
+        background.start(draw, 0, count // 2)
+        background.start(draw, count // 2, count)
     bits = words.astype("<u8", copy=False).view(np.uint8)
-    return np.ascontiguousarray(bits[:, :, : -(-block_kv // 8)])
+    return np.ascontiguousarray(bits[:, :, :width])
 
 
 @functools.lru_cache(maxsize=2)
