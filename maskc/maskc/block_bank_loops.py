@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.jit import allocating_loop, loop
-from maskc.strip_loops import flush, push
+from maskc.strip_loops import flush, goes_on, push
 
 __all__ = ["NO_BANK", "RECENT", "cut", "paint", "rehash"]
 
@@ -111,10 +111,7 @@ def _is_normal(pieces: Ints, length: int, height: int) -> bool:
             step, taken = 4 * n + 2, True
             for i in range(first, following, 4):
                 lo, hi = pieces[i + step] - pieces[i], pieces[i + step + 1] - pieces[i + 1]
-                if tall > 1 and (lo != tall * pieces[i + 2] or hi != tall * pieces[i + 3]):
-                    taken = False
-                    break
-                if tall == 1 and (lo < 0 or lo > 1 or hi < 0 or hi > 1):
+                if not goes_on(tall, lo, hi, pieces[i + 2], pieces[i + 3]):
                     taken = False
                     break
             if taken:

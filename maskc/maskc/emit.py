@@ -18,12 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskc import run_loops
+from maskc import table_loops
 from maskc.block_runs import MaskBlocks, turned
 from maskc.blocking import BlockGrid
 from maskc.jit import loops_for
 from maskc.memory import empty
-from maskc.run_loops import DATA, MASK, STATE
+from maskc.table_loops import DATA, MASK, STATE
 from maskc_cache.plan import BlockState, SplashTables, smallest_dtype
 
 __all__ = ["Prefetch", "SplashLayout", "splash_tables"]
@@ -78,7 +78,7 @@ def splash_tables(
     """
     masks, shrunk = _table_rows(head_mask, layout)
     fill = _fwd if direction == "fwd" else _dkv
-    loops = loops_for(run_loops, blocks.work + len(columns.ptr))
+    loops = loops_for(table_loops, blocks.work + len(columns.ptr))
     tables = fill(_Slabs(blocks, columns, blocking, masks, layout, shrunk, loops))
     return SplashTables(tables[DATA], tables.get(MASK), tables[STATE])
 

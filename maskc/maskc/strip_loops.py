@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from maskc.jit import allocating_loop, loop
 
-__all__ = ["combine", "flush", "is_normal", "normalise", "push"]
+__all__ = ["combine", "flush", "goes_on", "is_normal", "normalise", "push"]
 
 Ints = npt.NDArray[Any]
 
@@ -29,6 +29,17 @@ Ints = npt.NDArray[Any]
 # `state` is (first row, height, intervals) of the strip under way, `run` its intervals, and `size`
 # (strips, intervals) written so far. Beyond the capacity of the output nothing is written, but all
 # is counted, so that the caller can come back with enough room.
+
+
+@loop
+def goes_on(height: int, lo: int, hi: int, lo_slope: int, hi_slope: int) -> bool:
+    """Whether an interval goes on: its ends have moved by `lo` and `hi` in `height` rows.
+
+    After one row any moves of 0 or 1 will do: they fix the slopes.
+    """
+    if height == 1:
+        return 0 <= lo <= 1 and 0 <= hi <= 1
+    return lo == height * lo_slope and hi == height * hi_slope
 
 
 @loop
@@ -71,9 +82,7 @@ def _takes(ends: Ints, n: int, state: Ints, run: Ints) -> bool:
         return False
     for i in range(n):
         lo, hi = ends[i, 0] - run[i, 0], ends[i, 1] - run[i, 1]
-        if height > 1 and (lo != height * run[i, 2] or hi != height * run[i, 3]):
-            return False
-        if height == 1 and (lo < 0 or lo > 1 or hi < 0 or hi > 1):
+        if not goes_on(height, lo, hi, run[i, 2], run[i, 3]):
             return False
     if height == 1:
         for i in range(n):
@@ -150,10 +159,7 @@ def _settled(rows: Ints, ptr: Ints, ends: Ints, strip: int) -> int:
         taken = True
         for i in range(first, first + n):
             lo, hi = ends[i + n, 0] - ends[i, 0], ends[i + n, 1] - ends[i, 1]
-            if height > 1 and (lo != height * ends[i, 2] or hi != height * ends[i, 3]):
-                taken = False
-                break
-            if height == 1 and (lo < 0 or lo > 1 or hi < 0 or hi > 1):
+            if not goes_on(height, lo, hi, ends[i, 2], ends[i, 3]):
                 taken = False
                 break
         if taken:
