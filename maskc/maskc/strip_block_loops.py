@@ -205,7 +205,7 @@ def _one_strip(
     hi_slope, height, number + 1).
     """
     block_q, block_kv = sizes
-    i, at = start[0], start[2]
+    i, at, shift = start[0], start[2], _logarithm(block_kv)
     while i * block_q < end and min((i + 1) * block_q, end) <= rows[strip + 1]:
         top = i * block_q
         bottom = min(top + block_q, end)
@@ -216,14 +216,16 @@ def _one_strip(
             lo_slope, hi_slope = ends[k, 2], ends[k, 3]
             lo, hi = ends[k, 0] + down * lo_slope, ends[k, 1] + down * hi_slope
             lo_end, hi_end = lo + (height - 1) * lo_slope, hi + (height - 1) * hi_slope
-            stop = (hi_end - 1) // block_kv + 1
-            full_start, full_stop = -(-lo_end // block_kv), hi // block_kv
+            stop = _column(hi_end - 1, block_kv, shift) + 1
+            full_start = _column(lo_end - 1, block_kv, shift) + 1
+            full_stop = _column(hi, block_kv, shift)
             if height < block_q:
                 full_stop = full_start
             shared = stop  # blocks from here on belong to the next interval as well
             if k + 1 < ptr[strip + 1]:
-                shared = min(stop, (ends[k + 1, 0] + down * ends[k + 1, 2]) // block_kv)
-            j = max(lo // block_kv, seen)
+                following = ends[k + 1, 0] + down * ends[k + 1, 2]
+                shared = min(stop, _column(following, block_kv, shift))
+            j = max(_column(lo, block_kv, shift), seen)
             while j < stop:
                 if n >= len(runs):
                     return NO_RUNS
