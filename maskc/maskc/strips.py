@@ -252,24 +252,34 @@ def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
         at: `(q, kv)`, either of which may be negative.
         shape: `(q_len, kv_len)` of the result; some of the mask's rows must lie in it.
     """
-    rows, ptr, ends = mask.arrays
     q_len, kv_len = shape
-    first = int(np.searchsorted(rows, -at[0], side="right")) - 1 if at[0] < 0 else 0
-    stop = int(np.searchsorted(rows[:-1], q_len - at[0]))
-    heads = rows[first:stop] + at[0]
-    skip = np.zeros(stop - first, np.int64)
-    skip[0] = max(-int(heads[0]), 0)
-    heads[0] += skip[0]
-    own = ptr[first : stop + 1]
-    ends = ends[own[0] : own[-1]] + np.array([at[1], at[1], 0, 0])
-    ends[:, :2] += np.repeat(skip, np.diff(own))[:, None] * ends[:, 2:]
-    end = min(int(rows[-1]) + at[0], q_len)
-    above, below = [0] if heads[0] > 0 else [], [end] if end < q_len else []
-    ptr = own - own[0]
-    ptr = np.concatenate([ptr[:1] if above else ptr[:0], ptr, ptr[-1:] if below else ptr[:0]])
-    rows = np.concatenate([above, heads, below, [q_len]]).astype(np.int64)
-    inside = at[1] >= 0 and at[1] + mask.kv_len <= kv_len
-    return (normal if inside else _settled)(kv_len, rows, ptr, ends)
+    cut = at[0] < 0 or at[0] + mask.q_len > q_len
+    rows, ptr, ends = _rows_of(mask, max(-at[0], 0), q_len - at[0]) if cut else mask.arrays
+    above, below = at[0] + int(rows[0]), q_len - at[0] - int(rows[-1])
+    joins = (above > 0 and ptr[1] == ptr[0]) or (below > 0 and ptr[-1] == ptr[-2])
+    ends, rows = ends + np.array([at[1], at[1], 0, 0]), rows + at[0]
+    if above > 0:
+        rows, ptr = np.append(0, rows), np.append(0, ptr)
+    if below > 0:
+        rows, ptr = np.append(rows, q_len), np.append(ptr, ptr[-1])
+    if at[1] < 0 or at[1] + mask.kv_len > kv_len:
+        return _settled(kv_len, rows, ptr, ends)
+    if cut or joins:
+        return normal(kv_len, rows, ptr, ends)
+    return Strips(kv_len, *map(FrozenArray.adopt, (rows, ptr, ends)))
+
+
+def _rows_of(mask: Strips, start: int, stop: int) -> tuple[Ints, Ints, Ints]:
+    """Rows `start` to before `stop` of a mask, which need not be in normal form then."""
+    rows, ptr, ends = mask.arrays
+    first = int(np.searchsorted(rows, start, side="right")) - 1
+    last = int(np.searchsorted(rows[:-1], stop))
+    skip = start - int(rows[first])
+    own = ptr[first : last + 1] - ptr[first]
+    rows, ends = rows[first : last + 1].copy(), ends[ptr[first] : ptr[last]].copy()
+    rows[0], rows[-1] = start, min(int(rows[-1]), stop)
+    ends[: own[1], :2] += skip * ends[: own[1], 2:]
+    return rows, own, ends
 
 
 def product(outer: Strips, inner: Strips) -> Strips | None:
