@@ -1,7 +1,7 @@
 """Compile time against the floor and against splash, tokamax and FlexAttention, in one process.
 
-    python benchmarks/compile.py                                  # 8k to 1M tokens, block 512
-    python benchmarks/compile.py --lengths 32768 --peers 32768    # against the peers, at 32k
+    python benchmarks/compile.py                       # 8k to 4M tokens; peers at 8k and 32k
+    python benchmarks/compile.py --blocks 128,1024 --peers 0
 
 "ours" is everything from the expression to the plan (canonical form, block lists for forward and
 dkv, splash tables of both), warm. "floor" is the time to allocate arrays of the plan's sizes, all
@@ -12,10 +12,12 @@ and tokamax and FlexAttention only if they are installed.
 """
 
 import importlib.util
+import itertools
 import platform
 import timeit
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -29,7 +31,28 @@ from tabulate import tabulate
 from maskc import Mask, MultiHead, Plan, compile_mask
 from maskc.jit import compile_all
 
-Row = dict[str, object]
+FLEX = 1 << 14  # tokens up to which FlexAttention is measured: it takes 10 bytes per element
+ALLOWED = 4.0, 0.2
+"""The target: so many times the floor, and so many milliseconds."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one mask takes at one length and block size, in milliseconds and MB."""
+
+    mask: str
+    length: int
+    block: int
+    ours: float
+    floor: float
+    memory: float
+    peers: dict[str, float | None]
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is."""
+        times, constant = ALLOWED
+        return self.ours <= times * self.floor + constant
 
 
 def least(work: Callable[[], object], repeats: int) -> float:
@@ -131,44 +154,94 @@ def flex_time(plan: Plan, block: int) -> float | None:
 
 
 def measured(name: str, case: Case, length: int, block: int, repeats: int, peers: int) -> Row:
-    """One row of the table."""
+    """One mask at one length, in blocks of one size."""
     mask, shape = case.build(length), {"q_len": length, "block_q": block, "block_kv": block}
     plan = compile_mask(mask, **shape)
     ours = least(lambda: compile_mask(mask, **shape), repeats)
     floor = least(lambda: fill(plan), repeats)
-    row: Row = {
-        "mask": name,
-        "length": f"{length:,}",
-        "block": block,
-        "ours, ms": f"{ours:,.3f}",
-        "floor, ms": f"{floor:,.3f}",
-        "(ours - 0.2) / floor": f"{max(ours - 0.2, 0) / floor:.1f}",
-        "memory, MB": f"{memory(mask, shape):,.1f}",
-    }
+    times: dict[str, float | None] = {}
     if length <= min(peers, case.peers):
-        times = {
-            "splash": splash_time(case, plan, block),
-            "tokamax": tokamax_time(case, plan, block),
-            "flex": flex_time(plan, block) if not isinstance(mask, MultiHead) else None,
-        }
-        for peer, took in times.items():
-            if took is not None:
-                row[f"{peer}, ms"] = f"{took:,.0f}"
-                row[f"{peer} / ours"] = f"{took / ours:,.0f}"
-    return row
+        times["splash"] = splash_time(case, plan, block)
+        times["tokamax"] = tokamax_time(case, plan, block)
+        flex = length <= FLEX and not isinstance(mask, MultiHead)
+        times["FlexAttention"] = flex_time(plan, block) if flex else None
+    return Row(name, length, block, ours, floor, memory(mask, shape), times)
 
 
 def rows(
     lengths: list[int], blocks: list[int], only: str, repeats: int, peers: int
 ) -> Iterator[Row]:
     """All rows that were asked for."""
-    for length in lengths:
-        for block in blocks:
-            for name, case in CASES.items():
-                if only in name and length <= case.longest:
-                    row = measured(name, case, length, block, repeats, peers)
-                    click.echo(row, err=True)
-                    yield row
+    for length, block in itertools.product(lengths, blocks):
+        for name, case in CASES.items():
+            if only in name and length <= case.longest and length <= case.grid * block:
+                row = measured(name, case, length, block, repeats, peers)
+                click.echo(row, err=True)
+                yield row
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def milliseconds(time: float | None) -> str:
+    """Three digits."""
+    if time is None:
+        return "-"
+    return f"{time:,.0f}" if time >= 100 else f"{float(f'{time:.3g}'):g}"
+
+
+def tokens(length: int) -> str:
+    """As in 128k or 1M."""
+    return f"{length >> 20}M" if length >= 1 << 20 else f"{length >> 10}k"
+
+
+def print_table(lines: list[dict[str, str]]) -> None:
+    """As docs have it, numbers to the right."""
+    click.echo(
+        tabulate(
+            lines,
+            "keys",
+            tablefmt="github",
+            disable_numparse=True,
+            colalign=["left", *["right"] * (len(lines[0]) - 1)],
+        )
+    )
+
+
+def print_floors(table: list[Row], block: int) -> None:
+    """Ours next to the floor, a column for each length; bold within the target."""
+    lengths = sorted({row.length for row in table})
+    lines = []
+    for mask in dict.fromkeys(row.mask for row in table):
+        line = {"mask": mask}
+        known = {row.length: row for row in table if (row.mask, row.block) == (mask, block)}
+        for length in lengths:
+            row = known.get(length)
+            ours, floor = (row.ours, row.floor) if row else (None, None)
+            bold = "**" if row and row.met else ""
+            line[f"{tokens(length)}, ms"] = f"{bold}{milliseconds(ours)}{bold}"
+            line[f"floor at {tokens(length)}"] = milliseconds(floor)
+        lines.append(line)
+    click.echo(f"\nBlocks of {block}: ours, and the floor; bold within {ALLOWED[0]:g} x floor + "
+               f"{ALLOWED[1]:g} ms\n")  # fmt: skip
+    print_table(lines)
+
+
+def print_peers(table: list[Row]) -> None:
+    """The peers, for each length and block size that they were measured at."""
+    for length, block in dict.fromkeys((row.length, row.block) for row in table if row.peers):
+        some = [r for r in table if (r.length, r.block) == (length, block) and r.peers]
+        there = [peer for peer in some[0].peers if any(r.peers[peer] is not None for r in some)]
+        lines = []
+        for row in some:
+            line = {"mask": row.mask, "ours, ms": milliseconds(row.ours)}
+            for peer in there:
+                time = row.peers[peer]
+                line[f"{peer}, ms"] = milliseconds(time)
+                line[f"{peer} / ours"] = "-" if time is None else f"{time / row.ours:,.0f}"
+            lines.append(line)
+        click.echo(f"\n{tokens(length)} tokens in blocks of {block}, against the peers\n")
+        print_table(lines)
 
 
 def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:
@@ -177,19 +250,25 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> li
 
 @click.command()
 @click.option(
-    "--lengths", default="8192,32768,131072,1048576", show_default=True, callback=_numbers
+    "--lengths", default="8192,32768,131072,1048576,4194304", show_default=True, callback=_numbers
 )
 @click.option("--blocks", default="512", show_default=True, callback=_numbers)
 @click.option("--only", default="", help="Only masks with this in their names.")
 @click.option("--repeats", default=20, show_default=True, help="The fastest of so many counts.")
-@click.option("--peers", default=8192, show_default=True, help="Longest length for the peers.")
+@click.option("--peers", default=32768, show_default=True, help="Longest length for the peers.")
 def main(lengths: list[int], blocks: list[int], only: str, repeats: int, peers: int) -> None:
-    """Print one row per mask, length and block size."""
+    """Print how long masks take to compile, next to the floor and to the peers."""
     compile_all()  # warm: the first call of a process would import numba
     click.echo(f"python {platform.python_version()}, jax {jax.__version__}, numpy {np.__version__}")
     table = list(rows(lengths, blocks, only, repeats, peers))
-    headers = {key: key for row in sorted(table, key=len, reverse=True) for key in row}
-    click.echo(tabulate(table, headers, tablefmt="github", disable_numparse=True))
+    for block in blocks:
+        print_floors(table, block)
+    print_peers(table)
+    worst = max(table, key=lambda row: row.memory)
+    click.echo(
+        f"\nMemory beyond the plan's own arrays: at most {worst.memory:,.0f} MB "
+        f"({worst.mask}, {tokens(worst.length)}, blocks of {worst.block})"
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from maskc import (
 )
 
 MEAN_DOCUMENT = 2000  # tokens, log-normal
+WIDE = 8192  # rows of blocks of a mask whose splash tables are as wide as they are long
 SPARSEST = 32768  # tokens up to which masks are made that need bits for every element
 
 
@@ -33,12 +34,14 @@ class Case:
         build: the mask for a length.
         twin: JAX's own mask for `(length, length)`; None if it must be given dense.
         longest: no longer than this many tokens.
+        grid: no more rows of blocks than this; beyond, its splash tables take gigabytes.
         peers: the peers no longer than this; theirs take minutes beyond.
     """
 
     build: Callable[[int], Mask]
     twin: Callable[[tuple[int, int]], Any] | None = None
     longest: int = 1 << 40
+    grid: int = 1 << 20
     peers: int = 1 << 15
 
 
@@ -103,18 +106,18 @@ def _window_and_causal(shape: tuple[int, int]) -> Any:
 
 
 CASES: dict[str, Case] = {
-    "causal": Case(lambda _: Causal(), splash.CausalMask),
+    "causal": Case(lambda _: Causal(), splash.CausalMask, grid=WIDE),
     "window 4096": Case(lambda _: Local(4095, 0), _window_and_causal),
     "causal & window & documents": Case(lambda n: Causal() & Local(4095) & documents(n)),
     "prefix over documents": Case(prefixes),
-    "sinks + window": Case(lambda _: zoo.sink_window(4, 4096)),
+    "sinks + window": Case(lambda _: zoo.sink_window(4, 4096), grid=WIDE),
     "chunked 8192": Case(
         lambda _: ChunkedCausal(8192), lambda shape: splash.ChunkedCausalMask(shape, 8192)
     ),
-    "prefix 1024": Case(lambda _: Causal() | Prefix(1024)),
-    "image blocks": Case(images),
-    "block diffusion 32": Case(lambda n: zoo.block_diffusion(n // 2, 32)),
-    "32 heads of 4 masks": Case(heads, longest=1 << 20, peers=1 << 13),
+    "prefix 1024": Case(lambda _: Causal() | Prefix(1024), grid=WIDE),
+    "image blocks": Case(images, grid=WIDE),
+    "block diffusion 32": Case(lambda n: zoo.block_diffusion(n // 2, 32), grid=WIDE),
+    "32 heads of 4 masks": Case(heads, grid=WIDE // 4, peers=1 << 13),
     "strided 128": Case(lambda _: zoo.sparse_transformer_strided(128), longest=1 << 17),
     "bigbird": Case(bigbird, longest=1 << 17),
     "NATTEN 2-D": Case(neighborhood, longest=1 << 17),
