@@ -115,3 +115,16 @@ def test_the_gradient_of_a_bias(shape, architecture, recorded):
     report = compiled(recorded, architecture, 16, 128, "dbias", bias=shape)
     check(report, architecture)
     assert report.tensor_core > 0
+
+
+DQ_KEYS = [key for key in KEYS if key.direction == "dq"]
+
+
+@pytest.mark.parametrize(
+    "key", DQ_KEYS if LONG else DQ_KEYS[-1:], ids=lambda key: "-".join(map(str, key))
+)
+def test_delta_in_the_tiles_of_dq(key, recorded):
+    report = compiled(recorded, key.architecture, key.bits, key.width, "delta")
+    check(report, key.architecture)
+    assert report.stack == 0
+    assert report.loops == ()
