@@ -135,15 +135,24 @@ def peer(launch: Launch, *, stepped: bool) -> Launch:
     )
 
 
-def row(name: str, launch: Launch, report: Report, plain: int) -> tuple[Any, ...]:
-    """One line of the table."""
+def row(name: str, launch: Launch, report: Report, plain: int, words: int) -> tuple[Any, ...]:
+    """One line of the table.
+
+    Args:
+        name: of the line.
+        launch: what was compiled.
+        report: what came of it.
+        plain: instructions in the loop of plain flash; 0 if that is no peer.
+        words: instructions in the partial loop whose masks are words; 0 for none.
+    """
     constants = launch.constants["c"]
     tile = f"{constants.tile_q}x{constants.tile_kv}"
     loops = [*report.loops, None, None][:2]
     ratios = [None if size is None or not plain else size / plain for size in loops]
     return (
         name, tile, launch.warps, launch.stages, report.registers, report.spills,
-        report.spills_in_loops, report.shared, *loops, *ratios, "; ".join(report.warnings),
+        report.spills_in_loops, report.shared, *loops, *ratios,
+        report.loops[1] / words if words else None, "; ".join(report.warnings),
     )  # fmt: skip
 
 
@@ -165,18 +174,20 @@ def main(architecture: int, dtype: str, head_dim: tuple[int, ...], block: int) -
         plain = [peer(forward, stepped=stepped) for stepped in (False, True)]
         reports = [compile_offline(launch, architecture) for launch in plain]
         report = min(reports, key=lambda report: report.loops[0])
-        rows.append(row(f"plain flash, {dim}", plain[0], report, report.loops[0]))
+        rows.append(row(f"plain flash, {dim}", plain[0], report, report.loops[0], 0))
+        words = 0
         for name, masks in itertools.product(DIRECTIONS, MASKS):
             launch = ours(architecture, dtype, dim, block, masks)[name]
+            found = compile_offline(launch, architecture)
+            words = found.loops[1] if masks == "words" else words
             base = report.loops[0] if name == "fwd" else 0
-            title = f"{name}, {dim}, {masks}"
-            rows.append(row(title, launch, compile_offline(launch, architecture), base))
+            rows.append(row(f"{name}, {dim}, {masks}", launch, found, base, words))
             print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     headers = [
         "kernel, head_dim, masks", "tile", "warps", "stages", "registers", "spilled B",
         "spills in loops", "shared B", "full", "partial", "full / plain", "partial / plain",
-        "warnings",
+        "partial / words", "warnings",
     ]  # fmt: skip
     print(tabulate(rows, headers, tablefmt="github", floatfmt=".3f"))
 

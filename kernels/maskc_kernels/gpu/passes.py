@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from maskc_kernels.gpu.config import NEWEST, Direction, Tile, Tiles, choose, padded, row_lanes
+from maskc_kernels.gpu.config import (
+    NEWEST,
+    Direction,
+    Option,
+    Tile,
+    Tiles,
+    choose,
+    padded,
+    row_lanes,
+)
 from maskc_kernels.gpu.constants import Constants
 from maskc_kernels.gpu.launch import Launch
 from maskc_kernels.gpu.lists import RowLists, row_lists
@@ -107,9 +116,14 @@ class Pass:
         width, v_width = padded(head_dim), padded(v_head_dim)
         has_segments = operands.q_segment_ids is not None
         padding = (width, v_width) != (head_dim, v_head_dim)
-        heavy = soft_cap is not None or operands.bias is not None
-        ragged = q_len % table.block_q != 0
-        heavy = heavy or (direction == "dkv" and (padding or has_segments or ragged))
+        options: dict[Option, bool] = {
+            "cap": soft_cap is not None,
+            "bias": operands.bias is not None,
+            "segments": has_segments,
+            # The other kernels have room for these two.
+            "padding": direction == "dkv" and padding,
+            "ragged": direction == "dkv" and q_len % table.block_q != 0,
+        }
         found = architecture() or NEWEST  # without a GPU it can be traced, not compiled
         tile = config.of(direction) if config else None
         tile = tile or choose(
@@ -119,7 +133,7 @@ class Pass:
             direction,
             table.block_q,
             table.block_kv,
-            heavy=heavy,
+            options={name for name, present in options.items() if present},
         )
         if direction == "dkv":
             lanes, rows, per_row = kv_heads, -(-kv_len // table.block_kv), table.block_kv // tile.kv

@@ -6,6 +6,7 @@ A part of them is compiled in every run, and all with `--hypothesis-profile=swee
 
 import itertools
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +129,26 @@ def test_delta_in_the_tiles_of_dq(key, recorded):
     check(report, key.architecture)
     assert report.stack == 0
     assert report.loops == ()
+
+
+GOALS = [(90, 128, ("words",))] if NEW_TRITON else []
+if LONG:
+    GOALS = list(itertools.product(SHARED, (64, 128), [("words", "1 interval", "2 intervals")]))
+
+
+@pytest.mark.parametrize(("architecture", "head_dim", "masks"), GOALS)
+def test_a_step_takes_hardly_more_instructions_than_without_a_mask(
+    architecture, head_dim, masks, monkeypatch
+):
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
+    from gpu_compile import ours, peer
+
+    found = [ours(architecture, "bfloat16", head_dim, 128, name)["fwd"] for name in masks]
+    plain = min(
+        offline.compile_offline(peer(found[0], stepped=stepped), architecture).loops[0]
+        for stepped in (False, True)
+    )
+    for launch in found:
+        full, partial = offline.compile_offline(launch, architecture).loops
+        assert full <= 1.02 * plain
+        assert partial <= 1.35 * plain
