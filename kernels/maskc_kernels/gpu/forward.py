@@ -28,6 +28,9 @@ from maskc_kernels.gpu.tiles import (
 
 __all__ = ["forward_kernel"]
 
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+"""The lowest float32 that is finite."""
+
 
 @triton.jit
 def _absorb(
@@ -140,8 +143,8 @@ def forward_kernel(
     factor = tl.maximum(tl.abs(scale), 1e-37) * LOG2E
 
     acc = tl.zeros([c.tile_q, c.v_width], tl.float32)
-    # The smallest number and not -inf: a row with no score yet would take -inf from -inf.
-    top = tl.full([c.tile_q], -3.4028234663852886e38, tl.float32)
+    # Not -inf: a row with no score yet would take -inf from -inf.
+    top = tl.full([c.tile_q], LOWEST, tl.float32)
     total = tl.zeros([c.tile_q], tl.float32)
     number = list_number(head_mask, batch, head, row, c)
     segments, kv_ids = rows_in_block, kv_segment_ids

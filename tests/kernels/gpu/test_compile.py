@@ -36,11 +36,11 @@ def compiled(
     return offline.compile_offline(launches[kernel], architecture)
 
 
-def check(report, architecture, stack=STACK):
+def check(report, architecture, stack=STACK, spills=0):
     assert report.warnings == ()  # above all no serialised WGMMA
     assert report.shared <= SHARED[architecture]
     assert report.stack <= stack
-    assert report.spills_in_loops == 0
+    assert report.spills_in_loops <= spills
 
 
 LONG = settings.get_current_profile_name() != "default"
@@ -79,16 +79,18 @@ OPTIONS = {
     "padded": {"width": 80},
     "segments": {"q_segment_ids": IDS, "kv_segment_ids": IDS},
 }
-CASES = [(name, "fwd") for name in (OPTIONS if NEW_TRITON else ("bias", "segments"))]
+CASES = [(90, name, "fwd") for name in (OPTIONS if NEW_TRITON else ("bias", "segments"))]
 if LONG:
-    CASES = list(itertools.product(OPTIONS, ("fwd", "dq", "dkv")))
+    CASES = list(itertools.product(SHARED, OPTIONS, ("fwd", "dq", "dkv")))
+SPILLS = {(80, "bias", "dkv"): 4}
+"""Instructions per iteration that have no room for their registers, even in half the tile."""
 
 
-@pytest.mark.parametrize(("name", "kernel"), CASES)
-def test_every_option(name, kernel, recorded):
+@pytest.mark.parametrize(("architecture", "name", "kernel"), CASES)
+def test_every_option(architecture, name, kernel, recorded):
     options = {"width": 128} | OPTIONS[name]
-    report = compiled(recorded, 90, 16, kernel=kernel, **options)
-    check(report, 90)
+    report = compiled(recorded, architecture, 16, kernel=kernel, **options)
+    check(report, architecture, spills=SPILLS.get((architecture, name, kernel), 0))
     assert report.tensor_core > 0
     # A list that a plan has no use for is compiled away.
     assert len(report.loops) == (1 if "only" in name else 2)
