@@ -84,13 +84,16 @@ if LONG:
     CASES = list(itertools.product(SHARED, OPTIONS, ("fwd", "dq", "dkv")))
 SPILLS = {(80, "bias", "dkv"): 4}
 """Instructions per iteration that have no room for their registers, even in half the tile."""
+STACKS = {(100, "ragged, partial blocks only", "dkv"): 64}
+"""Bytes outside of loops, in place of `STACK`; half the tile needs hardly less."""
 
 
 @pytest.mark.parametrize(("architecture", "name", "kernel"), CASES)
 def test_every_option(architecture, name, kernel, recorded):
     options = {"width": 128} | OPTIONS[name]
     report = compiled(recorded, architecture, 16, kernel=kernel, **options)
-    check(report, architecture, spills=SPILLS.get((architecture, name, kernel), 0))
+    case = architecture, name, kernel
+    check(report, architecture, STACKS.get(case, STACK), SPILLS.get(case, 0))
     assert report.tensor_core > 0
     # A list that a plan has no use for is compiled away.
     assert len(report.loops) == (1 if "only" in name else 2)
