@@ -136,7 +136,7 @@ def test_delta_in_the_tiles_of_dq(key, recorded):
     assert report.loops == ()
 
 
-GOALS = [(90, 128, ("words",))] if NEW_TRITON else []
+GOALS = [(90, 128, ("words",))]
 if LONG:
     GOALS = list(itertools.product(SHARED, (64, 128), [("words", "1 interval", "2 intervals")]))
 
