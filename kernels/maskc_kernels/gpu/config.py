@@ -122,7 +122,8 @@ def tile_table() -> dict[TileKey, Entry]:
         direction = cast("Direction", row["direction"])
         key = TileKey(int(row["architecture"]), int(row["bits"]), int(row["width"]), direction)
         tile = Tile(*(int(row[name]) for name in ("tile_q", "tile_kv", "warps", "stages")))
-        halved = frozenset(option for option in OPTIONS if option in row["halved"].split())
+        names = row["halved"].split()
+        halved: frozenset[Option] = frozenset(option for option in OPTIONS if option in names)
         table[key] = Entry(tile, halved, row["source"])
     return table
 
