@@ -145,7 +145,7 @@ def dense_flash(what: Launch, *, stepped: bool) -> Callable[..., Any]:
     """Plain Triton flash attention without a mask, in the tile of our forward kernel."""
     plain = peer(what, stepped=stepped)
     q = what.operands[0]
-    programs = (q.shape[2] // plain.constants["tile_q"]) * q.shape[0] * q.shape[1]
+    programs = (q.shape[2] // plain.constants["c"].tile_q) * q.shape[0] * q.shape[1]
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         scale = jnp.float32(q.shape[-1] ** -0.5)

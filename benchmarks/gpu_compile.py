@@ -45,38 +45,33 @@ def plain_flash(
     sm_scale: tl.tensor,
     out: tl.tensor,
     lse: tl.tensor,
-    heads: tl.constexpr,
-    kv_heads: tl.constexpr,
-    q_len: tl.constexpr,
-    kv_len: tl.constexpr,
-    head_dim: tl.constexpr,
-    width: tl.constexpr,
-    tile_q: tl.constexpr,
-    tile_kv: tl.constexpr,
     stepped: tl.constexpr,
+    c: tl.constexpr,
 ) -> None:
     """Dense attention without a mask, for lengths that are multiples of the tile.
 
     With `stepped`, addresses are made as in our kernels; else from each row's number, which takes
     fewer instructions in some loops and more in others.
     """
-    lane = tl.program_id(0) // (q_len // tile_q)
-    start = tl.program_id(0) % (q_len // tile_q) * tile_q
-    positions = start + tl.arange(0, tile_q)
-    kv_lane = (lane // heads * kv_heads + lane % heads // (heads // kv_heads)).to(tl.int64)
-    k += kv_lane * (kv_len * head_dim)
-    v += kv_lane * (kv_len * head_dim)
-    q_lane = lane.to(tl.int64) * q_len
-    q_tile = load_tile(q + q_lane * head_dim, start, tile_q, q_len, head_dim, width, False)
+    lane = tl.program_id(0) // (c.q_len // c.tile_q)
+    start = tl.program_id(0) % (c.q_len // c.tile_q) * c.tile_q
+    positions = start + tl.arange(0, c.tile_q)
+    kv_lane = (lane // c.heads * c.kv_heads + lane % c.heads // c.group).to(tl.int64)
+    k += kv_lane * (c.kv_len * c.head_dim)
+    v += kv_lane * (c.kv_len * c.head_dim)
+    q_lane = lane.to(tl.int64) * c.q_len
+    q_tile = load_tile(
+        q + q_lane * c.head_dim, start, c.tile_q, c.q_len, c.head_dim, c.width, False
+    )
     factor = tl.load(sm_scale) * LOG2E
-    acc = tl.zeros([tile_q, width], tl.float32)
-    top = tl.full([tile_q], float("-inf"), tl.float32)
-    total = tl.zeros([tile_q], tl.float32)
-    for first in tl.range(0, kv_len, tile_kv):
-        rows = (first + tl.arange(0, tile_kv))[:, None] * head_dim
-        columns = tl.arange(0, width)[None, :]
+    acc = tl.zeros([c.tile_q, c.width], tl.float32)
+    top = tl.full([c.tile_q], float("-inf"), tl.float32)
+    total = tl.zeros([c.tile_q], tl.float32)
+    for first in tl.range(0, c.kv_len, c.tile_kv):
+        rows = (first + tl.arange(0, c.tile_kv))[:, None] * c.head_dim
+        columns = tl.arange(0, c.width)[None, :]
         if stepped:
-            k_tile = load_tile(k, first, tile_kv, kv_len, head_dim, width, False)
+            k_tile = load_tile(k, first, c.tile_kv, c.kv_len, c.head_dim, c.width, False)
         else:
             k_tile = tl.load(k + rows + columns)
         scores = tl.dot(q_tile, tl.trans(k_tile))
@@ -85,12 +80,14 @@ def plain_flash(
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.sum(weights, 1)
         if stepped:
-            v_tile = load_tile(v, first, tile_kv, kv_len, head_dim, width, False)
+            v_tile = load_tile(v, first, c.tile_kv, c.kv_len, c.head_dim, c.width, False)
         else:
             v_tile = tl.load(v + rows + columns)
         acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc * decay[:, None])
         top = new_top
-    store_tile(out + q_lane * head_dim, acc / total[:, None], positions, q_len, head_dim, width)
+    store_tile(
+        out + q_lane * c.head_dim, acc / total[:, None], positions, c.q_len, c.head_dim, c.width
+    )
     tl.store(lse + q_lane + positions, (top + tl.log2(total)) / LOG2E)
 
 
@@ -130,23 +127,32 @@ def ours(
 
 def peer(launch: Launch, *, stepped: bool) -> Launch:
     """Plain flash attention with the tile of our forward kernel, addressed in one of two ways."""
-    names = ("heads", "kv_heads", "q_len", "kv_len", "head_dim", "width", "tile_q", "tile_kv")
     return dataclasses.replace(
         launch,
         kernel=plain_flash,
         operands=launch.operands[:4],
-        constants={name: launch.constants[name] for name in names} | {"stepped": stepped},
+        constants=launch.constants | {"stepped": stepped},
     )
 
 
-def row(name: str, launch: Launch, report: Report, plain: int) -> tuple[Any, ...]:
-    """One line of the table."""
-    tile = f"{launch.constants['tile_q']}x{launch.constants['tile_kv']}"
+def row(name: str, launch: Launch, report: Report, plain: int, words: int) -> tuple[Any, ...]:
+    """One line of the table.
+
+    Args:
+        name: of the line.
+        launch: what was compiled.
+        report: what came of it.
+        plain: instructions in the loop of plain flash; 0 if that is no peer.
+        words: instructions in the partial loop whose masks are words; 0 for none.
+    """
+    constants = launch.constants["c"]
+    tile = f"{constants.tile_q}x{constants.tile_kv}"
     loops = [*report.loops, None, None][:2]
     ratios = [None if size is None or not plain else size / plain for size in loops]
     return (
         name, tile, launch.warps, launch.stages, report.registers, report.spills,
-        report.spills_in_loops, report.shared, *loops, *ratios, "; ".join(report.warnings),
+        report.spills_in_loops, report.shared, *loops, *ratios,
+        report.loops[1] / words if words else None, "; ".join(report.warnings),
     )  # fmt: skip
 
 
@@ -168,18 +174,20 @@ def main(architecture: int, dtype: str, head_dim: tuple[int, ...], block: int) -
         plain = [peer(forward, stepped=stepped) for stepped in (False, True)]
         reports = [compile_offline(launch, architecture) for launch in plain]
         report = min(reports, key=lambda report: report.loops[0])
-        rows.append(row(f"plain flash, {dim}", plain[0], report, report.loops[0]))
+        rows.append(row(f"plain flash, {dim}", plain[0], report, report.loops[0], 0))
+        words = 0
         for name, masks in itertools.product(DIRECTIONS, MASKS):
             launch = ours(architecture, dtype, dim, block, masks)[name]
+            found = compile_offline(launch, architecture)
+            words = found.loops[1] if masks == "words" else words
             base = report.loops[0] if name == "fwd" else 0
-            title = f"{name}, {dim}, {masks}"
-            rows.append(row(title, launch, compile_offline(launch, architecture), base))
+            rows.append(row(f"{name}, {dim}, {masks}", launch, found, base, words))
             print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     headers = [
         "kernel, head_dim, masks", "tile", "warps", "stages", "registers", "spilled B",
         "spills in loops", "shared B", "full", "partial", "full / plain", "partial / plain",
-        "warnings",
+        "partial / words", "warnings",
     ]  # fmt: skip
     print(tabulate(rows, headers, tablefmt="github", floatfmt=".3f"))
 

@@ -31,7 +31,15 @@ import maskc_kernels.gpu
 from maskc.compile import compile_mask
 from maskc.expr import Causal
 from maskc_kernels.gpu import Tile, Tiles, architecture, block_sparse_attention
-from maskc_kernels.gpu.config import ARCHITECTURES, DIRECTIONS, Direction, TileKey, tile_table
+from maskc_kernels.gpu.config import (
+    ARCHITECTURES,
+    DIRECTIONS,
+    OPTIONS,
+    Direction,
+    Entry,
+    TileKey,
+    tile_table,
+)
 from maskc_kernels.gpu.offline import Report, compile_offline, launches
 
 TABLE = Path(maskc_kernels.gpu.__file__).parent / "tiles.csv"
@@ -115,17 +123,18 @@ class Trial:
         return fastest({"": lambda: jax.block_until_ready(backward(pullback, out))}, repeats)[""]
 
 
-def write(found: dict[TileKey, tuple[Tile, str]]) -> None:
+def write(found: dict[TileKey, Entry]) -> None:
     """Replace entries of the table."""
-    entries = {key: (entry.tile, entry.source) for key, entry in tile_table().items()} | found
+    entries = tile_table() | found
     order = sorted(entries, key=lambda key: (*key[:3], DIRECTIONS.index(key.direction)))
     with TABLE.open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
-        names = ("tile_q", "tile_kv", "warps", "stages", "source")
+        names = ("tile_q", "tile_kv", "warps", "stages", "halved", "source")
         out.writerow([*TileKey._fields, *names])
         for key in order:
-            tile, source = entries[key]
-            out.writerow([*key, tile.q, tile.kv, tile.warps, tile.stages, source])
+            tile, halved, source = entries[key]
+            names = " ".join(option for option in OPTIONS if option in halved)
+            out.writerow([*key, tile.q, tile.kv, tile.warps, tile.stages, names, source])
 
 
 @click.command()
@@ -170,7 +179,9 @@ def main(
             rows.append([*key, tile.q, tile.kv, tile.warps, tile.stages, shown])
             print(".", end="", file=sys.stderr, flush=True)
         if best[0] < math.inf:
-            found[key] = (best[1], source)
+            known_entry = tile_table()[key]
+            same = best[1] == known_entry.tile  # of another tile nobody knows what it has room for
+            found[key] = Entry(best[1], known_entry.halved if same else frozenset(OPTIONS), source)
     print(file=sys.stderr)
     headers = [*TileKey._fields, "q", "kv", "warps", "stages", "microseconds, or why not"]
     print(tabulate(rows, headers, tablefmt="github"))

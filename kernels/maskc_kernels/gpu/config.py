@@ -6,14 +6,20 @@ import csv
 import functools
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
 
 __all__ = [
     "ARCHITECTURES",
     "DIRECTIONS",
     "MIN_TILE",
     "NEWEST",
+    "OPTIONS",
     "Direction",
+    "Entry",
+    "Option",
     "Tile",
     "TileKey",
     "Tiles",
@@ -25,8 +31,11 @@ __all__ = [
 ]
 
 Direction = Literal["fwd", "dq", "dkv"]
+Option = Literal["cap", "bias", "segments", "padding", "ragged"]
+"""What a loop may do beside what the table was made for."""
 
 DIRECTIONS: tuple[Direction, ...] = ("fwd", "dq", "dkv")
+OPTIONS: tuple[Option, ...] = get_args(Option)
 ARCHITECTURES = OLDEST, _, NEWEST = 80, 90, 100
 """Those that the table has."""
 
@@ -94,10 +103,13 @@ class Entry(NamedTuple):
 
     Attributes:
         tile: how a program works.
+        halved: options with each of which a step takes half of the tile; with the whole, registers
+            run out.
         source: how the tile was chosen, in words.
     """
 
     tile: Tile
+    halved: frozenset[Option]
     source: str
 
 
@@ -110,7 +122,9 @@ def tile_table() -> dict[TileKey, Entry]:
         direction = cast("Direction", row["direction"])
         key = TileKey(int(row["architecture"]), int(row["bits"]), int(row["width"]), direction)
         tile = Tile(*(int(row[name]) for name in ("tile_q", "tile_kv", "warps", "stages")))
-        table[key] = Entry(tile, row["source"])
+        names = row["halved"].split()
+        halved: frozenset[Option] = frozenset(option for option in OPTIONS if option in names)
+        table[key] = Entry(tile, halved, row["source"])
     return table
 
 
@@ -148,7 +162,7 @@ def choose(
     block_q: int,
     block_kv: int,
     *,
-    heavy: bool = False,
+    options: AbstractSet[Option] = frozenset(),
 ) -> Tile:
     """The tile for a kernel.
 
@@ -159,14 +173,13 @@ def choose(
         direction: which kernel.
         block_q: queries per block of the plan; the tile divides it.
         block_kv: keys per block of the plan; the tile divides it.
-        heavy: the loops do more than the table was made for, and get half the work per step: with
-            the whole, registers run out.
+        options: what the loops do beside their work. Of one the table says whether a step takes
+            half; of several nobody knows, and it does.
     """
-    tile = tile_table()[TileKey(_known(architecture), 8 * size, max(width, 64), direction)].tile
-    if heavy and direction == "dkv":
-        tile = replace(tile, q=max(tile.q // 2, MIN_TILE))
-    elif heavy:
-        tile = replace(tile, kv=max(tile.kv // 2, MIN_TILE))
+    entry = tile_table()[TileKey(_known(architecture), 8 * size, max(width, 64), direction)]
+    tile, side = entry.tile, "q" if direction == "dkv" else "kv"
+    if len(options) > 1 or options & entry.halved:
+        tile = replace(tile, **{side: max(getattr(tile, side) // 2, MIN_TILE)})
     q, kv = min(tile.q, largest_tile(block_q)), min(tile.kv, largest_tile(block_kv))
     if (q, kv) == (tile.q, tile.kv):
         return tile

@@ -14,32 +14,28 @@ import triton.language as tl
 
 from maskc_kernels.gpu.tiles import (
     LOG2E,
-    capped,
-    keep_mask,
+    find_list,
+    find_step,
+    keep_tile,
     list_number,
-    load_bias,
+    load_row,
     load_row_mask,
     load_tile,
+    weigh,
 )
 
 __all__ = ["dbias_kernel"]
 
 
 @triton.jit
-def _clear(
-    dbias: tl.tensor,
-    positions: tl.tensor,
-    q_len: tl.constexpr,
-    kv_len: tl.constexpr,
-    tile_q: tl.constexpr,
-) -> None:
+def _clear(dbias: tl.tensor, positions: tl.tensor, c: tl.constexpr) -> None:
     """Zeros for all queries: blocks that are not listed are never written again."""
     kv_at = positions[:, None]
-    for first in tl.range(0, q_len, tile_q):
-        q_at = (first + tl.arange(0, tile_q))[None, :]
-        at = dbias + q_at.to(tl.int64) * kv_len + kv_at
-        zeros = tl.zeros([positions.shape[0], tile_q], tl.float32)
-        tl.store(at, zeros, mask=(q_at < q_len) & (kv_at < kv_len))
+    for first in tl.range(0, c.q_len, c.tile_q):
+        q_at = (first + tl.arange(0, c.tile_q))[None, :]
+        at = dbias + q_at.to(tl.int64) * c.kv_len + kv_at
+        zeros = tl.zeros([positions.shape[0], c.tile_q], tl.float32)
+        tl.store(at, zeros, mask=(q_at < c.q_len) & (kv_at < c.kv_len))
 
 
 @triton.jit
@@ -48,9 +44,9 @@ def _gather(
     k_tile: tl.tensor,
     v_tile: tl.tensor,
     factor: tl.tensor,
-    row_mask: tl.tuple,
     positions: tl.tensor,
-    kv_segments: tl.tensor,
+    row_mask: tl.tuple,
+    segments: tl.tensor,
     q: tl.tensor,
     dout: tl.tensor,
     lse: tl.tensor,
@@ -58,74 +54,36 @@ def _gather(
     bias: tl.tensor,
     dbias: tl.tensor,
     q_segment_ids: tl.tensor,
-    words: tl.tensor,
-    ptr: tl.tensor,
-    idx: tl.tensor,
-    partial_id: tl.tensor,
-    listed: tl.tensor,
-    q_len: tl.constexpr,
-    kv_len: tl.constexpr,
-    head_dim: tl.constexpr,
-    v_head_dim: tl.constexpr,
-    width: tl.constexpr,
-    v_width: tl.constexpr,
-    block_q: tl.constexpr,
-    block_kv: tl.constexpr,
-    tile_q: tl.constexpr,
-    block_rows: tl.constexpr,
-    row_words: tl.constexpr,
-    intervals: tl.constexpr,
-    row_lanes: tl.constexpr,
-    soft_cap: tl.constexpr,
-    bias_row_stride: tl.constexpr,
-    has_segments: tl.constexpr,
+    blocks: tl.tuple,
     masked: tl.constexpr,
-    precision: tl.constexpr,
+    c: tl.constexpr,
 ) -> Any:
     """Add what the blocks of one list give, to `acc` or, if every query has its bias, in memory."""
-    per_block: tl.constexpr = block_q // tile_q
-    ragged: tl.constexpr = masked and q_len % block_q != 0
-    edge: tl.constexpr = masked and (q_len % block_q != 0 or kv_len % block_kv != 0)
-    for step in tl.range(tl.load(ptr + listed) * per_block, tl.load(ptr + listed + 1) * per_block):
-        entry = step // per_block
-        inside = (step % per_block) * tile_q
-        first = tl.load(idx + entry).to(tl.int32) * block_q + inside
-        columns = first + tl.arange(0, tile_q)
+    per_block: tl.constexpr = c.block_q // c.tile_q
+    ragged: tl.constexpr = masked and c.q_ragged
+    for step in tl.range(blocks[0] * per_block, blocks[1] * per_block):
+        entry, inside, first = find_step(blocks, step, c.block_q, c.tile_q)
+        columns = first + tl.arange(0, c.tile_q)
         q_at, kv_at = columns[None, :], positions[:, None]
-        q_tile = load_tile(q, first, tile_q, q_len, head_dim, width, ragged)
-        dout_tile = load_tile(dout, first, tile_q, q_len, v_head_dim, v_width, ragged)
-        if ragged:
-            lse2 = tl.load(lse + columns, mask=columns < q_len, other=float("inf")) * LOG2E
-            delta_row = tl.load(delta + columns, mask=columns < q_len, other=0.0)
-        else:
-            lse2 = tl.load(lse + columns) * LOG2E
-            delta_row = tl.load(delta + columns)
-        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=precision)
-        if soft_cap is not None:
-            scores = capped(scores, factor, soft_cap)
-        else:
-            scores *= factor
-        scores += load_bias(bias, q_at, kv_at, q_len, kv_len, bias_row_stride, edge)
-        weights = tl.exp2(scores - lse2[None, :])
+        q_tile = load_tile(q, first, c.tile_q, c.q_len, c.head_dim, c.width, ragged)
+        dout_tile = load_tile(dout, first, c.tile_q, c.q_len, c.v_head_dim, c.v_width, ragged)
+        lse2 = load_row(lse, columns, c.q_len, float("inf"), ragged) * LOG2E
+        delta_row = load_row(delta, columns, c.q_len, 0.0, ragged)
+        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=c.precision)
+        weights, _ = weigh(scores, factor, lse2[None, :], bias, q_at, kv_at, masked, c)
         if masked:
-            keep = keep_mask(
-                words, partial_id, entry, inside, first, row_mask, block_rows, row_words, intervals,
-                row_lanes, tile_q,
+            keep = keep_tile(
+                blocks, entry, inside, first, row_mask, segments, q_segment_ids, c.q_len, -1,
+                ragged, c.tile_q, c,
             )  # fmt: skip
-            if has_segments:
-                if ragged:
-                    ids = tl.load(q_segment_ids + columns, mask=columns < q_len, other=-1)
-                else:
-                    ids = tl.load(q_segment_ids + columns)
-                keep = keep & (kv_segments[:, None] == ids[None, :])
             weights = tl.where(keep, weights, 0.0)
-        dweights = tl.dot(v_tile, tl.trans(dout_tile), input_precision=precision)
+        dweights = tl.dot(v_tile, tl.trans(dout_tile), input_precision=c.precision)
         dscores = weights * (dweights - delta_row[None, :])
-        if bias_row_stride == 0:
+        if c.bias_row_stride == 0:
             acc += tl.sum(dscores, 1)
         else:
-            at = dbias + q_at.to(tl.int64) * kv_len + kv_at
-            within = (q_at < q_len) & (kv_at < kv_len)
+            at = dbias + q_at.to(tl.int64) * c.kv_len + kv_at
+            within = (q_at < c.q_len) & (kv_at < c.kv_len)
             tl.store(at, tl.load(at, mask=within, other=0.0) + dscores, mask=within)
     return acc
 
@@ -152,103 +110,59 @@ def dbias_kernel(
     words: tl.tensor,
     bounds: tl.tensor,
     dbias: tl.tensor,
-    heads: tl.constexpr,
-    kv_heads: tl.constexpr,
-    bias_heads: tl.constexpr,
-    sharing_batches: tl.constexpr,
-    sharing_heads: tl.constexpr,
-    q_len: tl.constexpr,
-    kv_len: tl.constexpr,
-    head_dim: tl.constexpr,
-    v_head_dim: tl.constexpr,
-    width: tl.constexpr,
-    v_width: tl.constexpr,
-    block_q: tl.constexpr,
-    block_kv: tl.constexpr,
-    tile_q: tl.constexpr,
-    tile_kv: tl.constexpr,
-    block_rows: tl.constexpr,
-    row_words: tl.constexpr,
-    intervals: tl.constexpr,
-    row_lanes: tl.constexpr,
-    masks: tl.constexpr,
-    rows: tl.constexpr,
-    soft_cap: tl.constexpr,
-    bias_batch_stride: tl.constexpr,
-    bias_head_stride: tl.constexpr,
-    bias_row_stride: tl.constexpr,
-    has_segments: tl.constexpr,
-    has_full: tl.constexpr,
-    has_partial: tl.constexpr,
-    precision: tl.constexpr,
+    c: tl.constexpr,
 ) -> None:
     """One tile of keys of one lane of the bias.
 
     Args:
         q: and all up to `words`, as `dkv_kernel` has them; `order` is not read.
         dbias: float32 in the shape of the bias, written.
-        bias_heads: heads of the bias, 1 or `heads`.
-        sharing_batches: batch entries per batch entry of the bias.
-        sharing_heads: heads per head of the bias.
     """
-    per_row: tl.constexpr = block_kv // tile_kv
+    per_row: tl.constexpr = c.block_kv // c.tile_kv
     program = tl.program_id(0)
-    lane, place = program // (rows * per_row), program % (rows * per_row)
+    lane, place = program // (c.rows * per_row), program % (c.rows * per_row)
     row, part = place // per_row, place % per_row
-    rows_in_block = part * tile_kv + tl.arange(0, tile_kv)
-    start = row * block_kv + part * tile_kv
-    positions = row * block_kv + rows_in_block
-    ragged: tl.constexpr = kv_len % block_kv != 0
+    rows_in_block = part * c.tile_kv + tl.arange(0, c.tile_kv)
+    start = row * c.block_kv + part * c.tile_kv
+    positions = row * c.block_kv + rows_in_block
     factor = tl.load(sm_scale) * LOG2E
-    lane_size: tl.constexpr = kv_len if bias_row_stride == 0 else q_len * kv_len
+    lane_size: tl.constexpr = c.kv_len if c.bias_row_stride == 0 else c.q_len * c.kv_len
     dbias_lane = dbias + lane.to(tl.int64) * lane_size
-    if bias_row_stride != 0:
-        _clear(dbias_lane, positions, q_len, kv_len, tile_q)
-    acc = tl.zeros([tile_kv], tl.float32)
-    for member in range(sharing_batches * sharing_heads):
-        batch = lane // bias_heads + member // sharing_heads
-        head = lane % bias_heads + member % sharing_heads
-        kv_lane = (batch * kv_heads + head // (heads // kv_heads)).to(tl.int64)
-        k_tile = load_tile(
-            k + kv_lane * (kv_len * head_dim), start, tile_kv, kv_len, head_dim, width, ragged
-        )
+    if c.bias_row_stride != 0:
+        _clear(dbias_lane, positions, c)
+    acc = tl.zeros([c.tile_kv], tl.float32)
+    for member in range(c.sharing_batches * c.sharing_heads):
+        batch = lane // c.bias_heads + member // c.sharing_heads
+        head = lane % c.bias_heads + member % c.sharing_heads
+        kv_lane = (batch * c.kv_heads + head // c.group).to(tl.int64)
+        k_at, v_at = kv_lane * (c.kv_len * c.head_dim), kv_lane * (c.kv_len * c.v_head_dim)
+        k_tile = load_tile(k + k_at, start, c.tile_kv, c.kv_len, c.head_dim, c.width, c.kv_ragged)
         v_tile = load_tile(
-            v + kv_lane * (kv_len * v_head_dim), start, tile_kv, kv_len, v_head_dim, v_width, ragged
+            v + v_at, start, c.tile_kv, c.kv_len, c.v_head_dim, c.v_width, c.kv_ragged
         )
-        kv_segments = rows_in_block
-        q_ids = q_segment_ids
-        if has_segments:
-            kv_segments = tl.load(
-                kv_segment_ids + batch * kv_len + positions, mask=positions < kv_len, other=-2
-            )
-            q_ids = q_segment_ids + batch * q_len
-        listed = list_number(head_mask, batch, head, row, masks, rows, has_segments)
-        q_lane = (batch * heads + head).to(tl.int64) * q_len
-        row_mask = load_row_mask(
-            bounds, head_mask, head, rows_in_block, positions, kv_len, intervals, row_lanes
-        )
-        bias_lane = bias + (
-            batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
-        )
-        if bias_row_stride != 0:
+        segments, q_ids = rows_in_block, q_segment_ids
+        if c.has_segments:
+            segments = load_row(kv_segment_ids + batch * c.kv_len, positions, c.kv_len, -2, True)
+            q_ids = q_segment_ids + batch * c.q_len
+        number = list_number(head_mask, batch, head, row, c)
+        q_lane = (batch * c.heads + head).to(tl.int64) * c.q_len
+        q_at, dout_at = q + q_lane * c.head_dim, dout + q_lane * c.v_head_dim
+        row_mask = load_row_mask(bounds, head_mask, head, rows_in_block, positions, c.kv_len, c)
+        bias_lane = bias + batch.to(tl.int64) * c.bias_batch_stride
+        bias_lane += head.to(tl.int64) * c.bias_head_stride
+        if c.bias_row_stride != 0:
             tl.debug_barrier()  # what other threads have written is read
-        if has_full:
+        if c.has_full:
+            full = find_list(full_ptr, number, full_idx, partial_id, words)
             acc = _gather(
-                acc, k_tile, v_tile, factor, row_mask, positions, kv_segments,
-                q + q_lane * head_dim, dout + q_lane * v_head_dim, lse + q_lane, delta + q_lane,
-                bias_lane, dbias_lane, q_ids, words, full_ptr, full_idx, partial_id, listed, q_len,
-                kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_q, block_rows,
-                row_words, intervals, row_lanes, soft_cap, bias_row_stride, has_segments, False,
-                precision,
+                acc, k_tile, v_tile, factor, positions, row_mask, segments, q_at, dout_at,
+                lse + q_lane, delta + q_lane, bias_lane, dbias_lane, q_ids, full, False, c,
             )  # fmt: skip
-        if has_partial:
+        if c.has_partial:
+            partial = find_list(partial_ptr, number, partial_idx, partial_id, words)
             acc = _gather(
-                acc, k_tile, v_tile, factor, row_mask, positions, kv_segments,
-                q + q_lane * head_dim, dout + q_lane * v_head_dim, lse + q_lane, delta + q_lane,
-                bias_lane, dbias_lane, q_ids, words, partial_ptr, partial_idx, partial_id, listed,
-                q_len, kv_len, head_dim, v_head_dim, width, v_width, block_q, block_kv, tile_q,
-                block_rows, row_words, intervals, row_lanes, soft_cap, bias_row_stride,
-                has_segments, True, precision,
+                acc, k_tile, v_tile, factor, positions, row_mask, segments, q_at, dout_at,
+                lse + q_lane, delta + q_lane, bias_lane, dbias_lane, q_ids, partial, True, c,
             )  # fmt: skip
-    if bias_row_stride == 0:
-        tl.store(dbias_lane + positions, acc, mask=positions < kv_len)
+    if c.bias_row_stride == 0:
+        tl.store(dbias_lane + positions, acc, mask=positions < c.kv_len)

@@ -14,15 +14,17 @@ import triton.language as tl
 
 from maskc_kernels.gpu.tiles import (
     LOG2E,
-    capped,
+    find_list,
+    find_step,
     find_tile,
-    keep_mask,
+    keep_tile,
     list_number,
-    load_bias,
+    load_row,
     load_row_mask,
     load_tile,
     store_tile,
     uncapped_slope,
+    weigh,
 )
 
 __all__ = ["dkv_kernel"]
@@ -35,88 +37,45 @@ def _gather(
     k_tile: tl.tensor,
     v_tile: tl.tensor,
     factor: tl.tensor,
-    row_mask: tl.tuple,
     positions: tl.tensor,
-    kv_segments: tl.tensor,
+    row_mask: tl.tuple,
+    segments: tl.tensor,
     q: tl.tensor,
     dout: tl.tensor,
     lse: tl.tensor,
     delta: tl.tensor,
     bias: tl.tensor,
     q_segment_ids: tl.tensor,
-    words: tl.tensor,
-    ptr: tl.tensor,
-    idx: tl.tensor,
-    partial_id: tl.tensor,
-    listed: tl.tensor,
-    q_len: tl.constexpr,
-    kv_len: tl.constexpr,
-    head_dim: tl.constexpr,
-    v_head_dim: tl.constexpr,
-    width: tl.constexpr,
-    v_width: tl.constexpr,
-    block_q: tl.constexpr,
-    block_kv: tl.constexpr,
-    tile_q: tl.constexpr,
-    block_rows: tl.constexpr,
-    row_words: tl.constexpr,
-    intervals: tl.constexpr,
-    row_lanes: tl.constexpr,
-    soft_cap: tl.constexpr,
-    bias_row_stride: tl.constexpr,
-    has_bias: tl.constexpr,
-    has_segments: tl.constexpr,
+    blocks: tl.tuple,
     masked: tl.constexpr,
-    precision: tl.constexpr,
+    c: tl.constexpr,
 ) -> Any:
     """Add what the blocks of one list and one query head give to dk and dv."""
-    per_block: tl.constexpr = block_q // tile_q
-    ragged: tl.constexpr = masked and q_len % block_q != 0
-    for step in tl.range(tl.load(ptr + listed) * per_block, tl.load(ptr + listed + 1) * per_block):
-        entry = step // per_block
-        inside = (step % per_block) * tile_q
-        first = tl.load(idx + entry).to(tl.int32) * block_q + inside
-        columns = first + tl.arange(0, tile_q)
-        q_tile = load_tile(q, first, tile_q, q_len, head_dim, width, ragged)
-        dout_tile = load_tile(dout, first, tile_q, q_len, v_head_dim, v_width, ragged)
-        if ragged:
-            lse2 = tl.load(lse + columns, mask=columns < q_len, other=float("inf")) * LOG2E
-            delta_row = tl.load(delta + columns, mask=columns < q_len, other=0.0)
-        else:
-            lse2 = tl.load(lse + columns) * LOG2E
-            delta_row = tl.load(delta + columns)
-        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=precision)
-        if soft_cap is not None:
-            scores = capped(scores, factor, soft_cap)
-        else:
-            scores *= factor
-        if has_bias:
-            added = load_bias(
-                bias, columns[None, :], positions[:, None], q_len, kv_len, bias_row_stride,
-                masked and (kv_len % block_kv != 0 or q_len % block_q != 0),
-            )  # fmt: skip
-            weights = tl.exp2(scores - lse2[None, :] + added)
-        else:
-            weights = tl.exp2(scores - lse2[None, :])
+    per_block: tl.constexpr = c.block_q // c.tile_q
+    ragged: tl.constexpr = masked and c.q_ragged
+    for step in tl.range(blocks[0] * per_block, blocks[1] * per_block):
+        entry, inside, first = find_step(blocks, step, c.block_q, c.tile_q)
+        columns = first + tl.arange(0, c.tile_q)
+        q_tile = load_tile(q, first, c.tile_q, c.q_len, c.head_dim, c.width, ragged)
+        dout_tile = load_tile(dout, first, c.tile_q, c.q_len, c.v_head_dim, c.v_width, ragged)
+        lse2 = load_row(lse, columns, c.q_len, float("inf"), ragged) * LOG2E
+        delta_row = load_row(delta, columns, c.q_len, 0.0, ragged)
+        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=c.precision)
+        weights, scores = weigh(
+            scores, factor, lse2[None, :], bias, columns[None, :], positions[:, None], masked, c
+        )
         if masked:
-            # A score that the mask forbids may be far above the log-sum-exp: select behind exp2.
-            keep = keep_mask(
-                words, partial_id, entry, inside, first, row_mask, block_rows, row_words, intervals,
-                row_lanes, tile_q,
+            keep = keep_tile(
+                blocks, entry, inside, first, row_mask, segments, q_segment_ids, c.q_len, -1,
+                ragged, c.tile_q, c,
             )  # fmt: skip
-            if has_segments:
-                if ragged:
-                    ids = tl.load(q_segment_ids + columns, mask=columns < q_len, other=-1)
-                else:
-                    ids = tl.load(q_segment_ids + columns)
-                keep = keep & (kv_segments[:, None] == ids[None, :])
             weights = tl.where(keep, weights, 0.0)
-        dv_acc = tl.dot(weights.to(dout_tile.dtype), dout_tile, dv_acc, input_precision=precision)
-        dweights = tl.dot(v_tile, tl.trans(dout_tile), input_precision=precision)
+        dv_acc = tl.dot(weights.to(dout_tile.dtype), dout_tile, dv_acc, input_precision=c.precision)
+        dweights = tl.dot(v_tile, tl.trans(dout_tile), input_precision=c.precision)
         dscores = weights * (dweights - delta_row[None, :])
-        if soft_cap is not None:
-            dscores *= uncapped_slope(scores, soft_cap)
-        dk_acc = tl.dot(dscores.to(q_tile.dtype), q_tile, dk_acc, input_precision=precision)
+        if c.soft_cap is not None:
+            dscores *= uncapped_slope(scores, c.soft_cap)
+        dk_acc = tl.dot(dscores.to(q_tile.dtype), q_tile, dk_acc, input_precision=c.precision)
     return dk_acc, dv_acc
 
 
@@ -143,34 +102,7 @@ def dkv_kernel(
     bounds: tl.tensor,
     dk: tl.tensor,
     dv: tl.tensor,
-    heads: tl.constexpr,
-    kv_heads: tl.constexpr,
-    q_len: tl.constexpr,
-    kv_len: tl.constexpr,
-    head_dim: tl.constexpr,
-    v_head_dim: tl.constexpr,
-    width: tl.constexpr,
-    v_width: tl.constexpr,
-    block_q: tl.constexpr,
-    block_kv: tl.constexpr,
-    tile_q: tl.constexpr,
-    tile_kv: tl.constexpr,
-    block_rows: tl.constexpr,
-    row_words: tl.constexpr,
-    intervals: tl.constexpr,
-    row_lanes: tl.constexpr,
-    masks: tl.constexpr,
-    rows: tl.constexpr,
-    together: tl.constexpr,
-    soft_cap: tl.constexpr,
-    bias_batch_stride: tl.constexpr,
-    bias_head_stride: tl.constexpr,
-    bias_row_stride: tl.constexpr,
-    has_bias: tl.constexpr,
-    has_segments: tl.constexpr,
-    has_full: tl.constexpr,
-    has_partial: tl.constexpr,
-    precision: tl.constexpr,
+    c: tl.constexpr,
 ) -> None:
     """One tile of keys of one kv head.
 
@@ -180,64 +112,45 @@ def dkv_kernel(
         dk: [batch, kv_heads, kv_len, head_dim], written.
         dv: [batch, kv_heads, kv_len, v_head_dim], written.
     """
-    group: tl.constexpr = heads // kv_heads
-    lane, row, part = find_tile(
-        order, head_mask, kv_heads, group, together, masks, rows, block_kv // tile_kv, has_segments
-    )
-    batch, kv_head = lane // kv_heads, lane % kv_heads
+    per_row: tl.constexpr = c.block_kv // c.tile_kv
+    lane, row, part = find_tile(order, head_mask, c.kv_heads, c.group, per_row, c)
+    batch, kv_head = lane // c.kv_heads, lane % c.kv_heads
     wide_lane = lane.to(tl.int64)
-    rows_in_block = part * tile_kv + tl.arange(0, tile_kv)
-    start = row * block_kv + part * tile_kv
-    positions = row * block_kv + rows_in_block
-    ragged: tl.constexpr = kv_len % block_kv != 0
-    k_tile = load_tile(
-        k + wide_lane * (kv_len * head_dim), start, tile_kv, kv_len, head_dim, width, ragged
-    )
-    v_tile = load_tile(
-        v + wide_lane * (kv_len * v_head_dim), start, tile_kv, kv_len, v_head_dim, v_width, ragged
-    )
+    rows_in_block = part * c.tile_kv + tl.arange(0, c.tile_kv)
+    start = row * c.block_kv + part * c.tile_kv
+    positions = row * c.block_kv + rows_in_block
+    k_at, v_at = wide_lane * (c.kv_len * c.head_dim), wide_lane * (c.kv_len * c.v_head_dim)
+    k_tile = load_tile(k + k_at, start, c.tile_kv, c.kv_len, c.head_dim, c.width, c.kv_ragged)
+    v_tile = load_tile(v + v_at, start, c.tile_kv, c.kv_len, c.v_head_dim, c.v_width, c.kv_ragged)
     scale = tl.load(sm_scale)
     factor = scale * LOG2E
-    kv_segments = rows_in_block
-    q_ids = q_segment_ids
-    if has_segments:
-        kv_segments = tl.load(
-            kv_segment_ids + batch * kv_len + positions, mask=positions < kv_len, other=-2
-        )
-        q_ids = q_segment_ids + batch * q_len
-    dk_acc = tl.zeros([tile_kv, width], tl.float32)
-    dv_acc = tl.zeros([tile_kv, v_width], tl.float32)
-    for member in range(group):
-        head = kv_head * group + member
-        listed = list_number(head_mask, batch, head, row, masks, rows, has_segments)
-        q_lane = (batch * heads + head).to(tl.int64) * q_len
-        q_at, dout_at = q + q_lane * head_dim, dout + q_lane * v_head_dim
-        row_mask = load_row_mask(
-            bounds, head_mask, head, rows_in_block, positions, kv_len, intervals, row_lanes
-        )
+    segments, q_ids = rows_in_block, q_segment_ids
+    if c.has_segments:
+        segments = load_row(kv_segment_ids + batch * c.kv_len, positions, c.kv_len, -2, True)
+        q_ids = q_segment_ids + batch * c.q_len
+    dk_acc = tl.zeros([c.tile_kv, c.width], tl.float32)
+    dv_acc = tl.zeros([c.tile_kv, c.v_width], tl.float32)
+    for member in range(c.group):
+        head = kv_head * c.group + member
+        number = list_number(head_mask, batch, head, row, c)
+        q_lane = (batch * c.heads + head).to(tl.int64) * c.q_len
+        q_at, dout_at = q + q_lane * c.head_dim, dout + q_lane * c.v_head_dim
+        row_mask = load_row_mask(bounds, head_mask, head, rows_in_block, positions, c.kv_len, c)
         bias_lane = bias
-        if has_bias:
-            at = batch.to(tl.int64) * bias_batch_stride + head.to(tl.int64) * bias_head_stride
-            bias_lane += at
-        if has_full:
+        if c.has_bias:
+            bias_lane += batch.to(tl.int64) * c.bias_batch_stride
+            bias_lane += head.to(tl.int64) * c.bias_head_stride
+        if c.has_full:
+            full = find_list(full_ptr, number, full_idx, partial_id, words)
             dk_acc, dv_acc = _gather(
-                dk_acc, dv_acc, k_tile, v_tile, factor, row_mask, positions, kv_segments, q_at,
-                dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, words, full_ptr, full_idx,
-                partial_id, listed, q_len, kv_len, head_dim, v_head_dim, width, v_width, block_q,
-                block_kv, tile_q, block_rows, row_words, intervals, row_lanes, soft_cap,
-                bias_row_stride, has_bias, has_segments, False, precision,
+                dk_acc, dv_acc, k_tile, v_tile, factor, positions, row_mask, segments, q_at,
+                dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, full, False, c,
             )  # fmt: skip
-        if has_partial:
+        if c.has_partial:
+            partial = find_list(partial_ptr, number, partial_idx, partial_id, words)
             dk_acc, dv_acc = _gather(
-                dk_acc, dv_acc, k_tile, v_tile, factor, row_mask, positions, kv_segments, q_at,
-                dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, words, partial_ptr,
-                partial_idx, partial_id, listed, q_len, kv_len, head_dim, v_head_dim, width,
-                v_width, block_q, block_kv, tile_q, block_rows, row_words, intervals, row_lanes,
-                soft_cap, bias_row_stride, has_bias, has_segments, True, precision,
+                dk_acc, dv_acc, k_tile, v_tile, factor, positions, row_mask, segments, q_at,
+                dout_at, lse + q_lane, delta + q_lane, bias_lane, q_ids, partial, True, c,
             )  # fmt: skip
-    store_tile(
-        dk + wide_lane * (kv_len * head_dim), dk_acc * scale, positions, kv_len, head_dim, width
-    )
-    store_tile(
-        dv + wide_lane * (kv_len * v_head_dim), dv_acc, positions, kv_len, v_head_dim, v_width
-    )
+    store_tile(dk + k_at, dk_acc * scale, positions, c.kv_len, c.head_dim, c.width)
+    store_tile(dv + v_at, dv_acc, positions, c.kv_len, c.v_head_dim, c.v_width)

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from maskc_kernels.gpu.dbias import dbias_kernel
+from maskc_kernels.gpu.delta import delta_kernel
 from maskc_kernels.gpu.dkv import dkv_kernel
 from maskc_kernels.gpu.dq import dq_kernel
 from maskc_kernels.gpu.forward import forward_kernel
 from maskc_kernels.gpu.launch import launch, shaped
 from maskc_kernels.gpu.passes import Operands, Pass, bias_lanes
-from maskc_kernels.xla.backward import row_gradients
 
 if TYPE_CHECKING:
     from maskc_kernels.gpu.config import Tiles
@@ -43,8 +43,9 @@ def _fwd(
         shaped((*q.shape[:-1], v.shape[-1]), q.dtype),
         shaped(q.shape[:-1], jnp.float32),
     )
-    constants = {"has_sinks": operands.sinks is not None}
-    out, lse = launch(call.launch(forward_kernel, (operands.sinks,), out_type, constants))
+    sinks = operands.sinks
+    what = call.launch(forward_kernel, (sinks,), out_type, has_sinks=sinks is not None)
+    out, lse = launch(what)
     return (out, lse), (operands, tables, out, lse)
 
 
@@ -55,11 +56,11 @@ def _bwd(
 ) -> tuple[Operands, None]:
     operands, tables, out, lse = residuals
     q, k, v, _, sinks, bias, *_ = operands
-    rows = row_gradients(out, lse, *gradients)
-    lse, delta = rows.lse[..., 0], rows.delta[..., 0]
-    extra = (rows.dout, lse, delta)
-
+    dout, dlse = gradients
     call = Pass.of(operands, tables, "dq", *static)
+    out_type = tuple(shaped(x.shape, x.dtype) for x in (dout, lse, lse))
+    extra = launch(call.launch_rows(delta_kernel, (out, lse, dout, dlse), out_type))
+
     out_type = (shaped(q.shape, q.dtype), shaped(q.shape[:-1], jnp.float32))
     dq, dscale = launch(call.launch(dq_kernel, extra, out_type))
 
@@ -69,6 +70,7 @@ def _bwd(
 
     dsinks = None
     if sinks is not None:
+        _, lse, delta = extra
         share = jnp.exp(sinks[None, :, None] - lse)
         dsinks = -(share * delta).sum((0, 2))
     dbias = None

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from maskc_kernels.gpu.config import NEWEST, Direction, Tile, Tiles, choose, padded, row_lanes
+from maskc_kernels.gpu.config import (
+    NEWEST,
+    Direction,
+    Option,
+    Tile,
+    Tiles,
+    choose,
+    padded,
+    row_lanes,
+)
+from maskc_kernels.gpu.constants import Constants
 from maskc_kernels.gpu.launch import Launch
 from maskc_kernels.gpu.lists import RowLists, row_lists
 from maskc_kernels.gpu.segments import BlockIds, cut_lists
@@ -88,7 +98,7 @@ class Pass:
     tile: Tile
     lanes: int
     programs_per_lane: int
-    constants: dict[str, Any]
+    constants: Constants
 
     @classmethod
     def of(
@@ -106,9 +116,14 @@ class Pass:
         width, v_width = padded(head_dim), padded(v_head_dim)
         has_segments = operands.q_segment_ids is not None
         padding = (width, v_width) != (head_dim, v_head_dim)
-        heavy = soft_cap is not None or operands.bias is not None
-        ragged = q_len % table.block_q != 0
-        heavy = heavy or (direction == "dkv" and (padding or has_segments or ragged))
+        options: dict[Option, bool] = {
+            "cap": soft_cap is not None,
+            "bias": operands.bias is not None,
+            "segments": has_segments,
+            # The other kernels have room for these two.
+            "padding": direction == "dkv" and padding,
+            "ragged": direction == "dkv" and q_len % table.block_q != 0,
+        }
         found = architecture() or NEWEST  # without a GPU it can be traced, not compiled
         tile = config.of(direction) if config else None
         tile = tile or choose(
@@ -118,7 +133,7 @@ class Pass:
             direction,
             table.block_q,
             table.block_kv,
-            heavy=heavy,
+            options={name for name, present in options.items() if present},
         )
         if direction == "dkv":
             lanes, rows, per_row = kv_heads, -(-kv_len // table.block_kv), table.block_kv // tile.kv
@@ -133,33 +148,33 @@ class Pass:
             ids = (kv_ids, q_ids) if direction == "dkv" else (q_ids, kv_ids)
             lists = cut_lists(lists, *ids)
             has_partial = has_partial or has_full
-        constants = {
-            "heads": heads,
-            "kv_heads": kv_heads,
-            "q_len": q_len,
-            "kv_len": kv_len,
-            "head_dim": head_dim,
-            "v_head_dim": v_head_dim,
-            "width": width,
-            "v_width": v_width,
-            "block_q": table.block_q,
-            "block_kv": table.block_kv,
-            "tile_q": tile.q,
-            "tile_kv": tile.kv,
-            "block_rows": 0 if lists.words is None else lists.words.shape[-2],
-            "row_words": 0 if lists.words is None else lists.words.shape[-1],
-            "intervals": 0 if lists.bounds is None else lists.bounds.shape[1] // 2,
-            "row_lanes": row_lanes(found),
-            "masks": table.masks(rows),
-            "rows": rows,
-            "together": _together(lanes, kv_heads, kv_len * (head_dim + v_head_dim), q.dtype),
-            "soft_cap": soft_cap,
-            "has_segments": has_segments,
-            "has_full": has_full,
-            "has_partial": has_partial,
-            "precision": "ieee" if q.dtype == jnp.float32 else "tf32",
+        constants = Constants(
+            heads=heads,
+            kv_heads=kv_heads,
+            q_len=q_len,
+            kv_len=kv_len,
+            head_dim=head_dim,
+            v_head_dim=v_head_dim,
+            width=width,
+            v_width=v_width,
+            block_q=table.block_q,
+            block_kv=table.block_kv,
+            tile_q=tile.q,
+            tile_kv=tile.kv,
+            block_rows=0 if lists.words is None else lists.words.shape[-2],
+            row_words=0 if lists.words is None else lists.words.shape[-1],
+            intervals=0 if lists.bounds is None else lists.bounds.shape[1] // 2,
+            row_lanes=row_lanes(found),
+            masks=table.masks(rows),
+            rows=rows,
+            together=_together(lanes, kv_heads, kv_len * (head_dim + v_head_dim), q.dtype),
+            soft_cap=soft_cap,
+            has_segments=has_segments,
+            has_full=has_full,
+            has_partial=has_partial,
+            precision="ieee" if q.dtype == jnp.float32 else "tf32",
             **_bias_strides(operands.bias),
-        }
+        )
         head_mask = jnp.asarray(tables.head_mask)
         return cls(operands, head_mask, lists, tile, batch * lanes, rows * per_row, constants)
 
@@ -168,9 +183,9 @@ class Pass:
         kernel: Any,
         extra: tuple[jax.Array | None, ...],
         out_type: tuple[jax.ShapeDtypeStruct, ...],
-        constants: dict[str, Any] | None = None,
         *,
         lanes: BiasLanes | None = None,
+        has_sinks: bool = False,
     ) -> Launch:
         """The launch of a kernel.
 
@@ -178,13 +193,20 @@ class Pass:
             kernel: under `triton.jit`.
             extra: operands of this kernel alone; they follow sm_scale.
             out_type: shapes and dtypes of the outputs.
-            constants: of this kernel alone.
             lanes: if given, the kernel runs over the lanes of the bias.
+            has_sinks: among `extra` are sinks.
         """
         q, k, v, sm_scale, _, bias, *segment_ids = self.operands
         operands = (q, k, v, sm_scale, *extra, bias, *segment_ids, self.head_mask, *self.lists)
-        constants = self.constants | (constants or {}) | (lanes._asdict() if lanes else {})
-        count = lanes.bias_batches * lanes.bias_heads if lanes else self.lanes
+        constants, count = replace(self.constants, has_sinks=has_sinks), self.lanes
+        if lanes:
+            constants = replace(
+                constants,
+                bias_heads=lanes.bias_heads,
+                sharing_batches=lanes.sharing_batches,
+                sharing_heads=lanes.sharing_heads,
+            )
+            count = lanes.bias_batches * lanes.bias_heads
         return Launch(
             kernel=kernel,
             # What a kernel has no use for gets an address all the same, and is not read.
@@ -193,11 +215,35 @@ class Pass:
             programs=count * self.programs_per_lane,
             warps=self.tile.warps,
             stages=self.tile.stages,
-            constants={name: constants[name] for name in kernel.arg_names if name in constants},
+            constants={"c": constants},
+        )
+
+    def launch_rows(
+        self,
+        kernel: Any,
+        operands: tuple[jax.Array, ...],
+        out_type: tuple[jax.ShapeDtypeStruct, ...],
+    ) -> Launch:
+        """The launch of a kernel that goes over all queries of all heads and reads no lists.
+
+        Args:
+            kernel: under `triton.jit`.
+            operands: all of them.
+            out_type: shapes and dtypes of the outputs.
+        """
+        batch, heads, q_len, _ = self.operands.q.shape
+        return Launch(
+            kernel=kernel,
+            operands=operands,
+            out_type=out_type,
+            programs=batch * heads * -(-q_len // self.tile.q),
+            warps=self.tile.warps,
+            stages=self.tile.stages,
+            constants={"c": self.constants},
         )
 
 
-def _bias_strides(bias: jax.Array | None) -> dict[str, int | bool]:
+def _bias_strides(bias: jax.Array | None) -> dict[str, Any]:
     """Elements from one batch entry, head and query to the next; 0 where all share."""
     batch, heads, rows, row = (1, 1, 1, 0) if bias is None else bias.shape
     return {

@@ -86,6 +86,18 @@ def test_any_scale(sm_scale, check, tables_of):
     check(shape, plan, tables_of(plan, roomy=True), sm_scale=sm_scale)
 
 
+@pytest.mark.parametrize("score", [-1e37, 1e37])
+def test_scores_near_the_end_of_float32(score, interpreted, tables_of):
+    tables = tables_of(Shape(32, 32, 1, 1).compile(Causal()))
+    q, k = (jnp.full((1, 1, 32, 16), x, jnp.float32) for x in (np.sign(score), abs(score) / 16))
+    v = np.random.default_rng(0).standard_normal((1, 1, 32, 16)).astype(np.float32)
+    out, lse = jax.jit(lambda *qkv: interpreted(*qkv, jnp.float32(1), tables))(q, k, v)
+    # Equal scores: the mean of the values so far.
+    mean = v.cumsum(2) / np.arange(1, 33)[:, None]
+    np.testing.assert_allclose(out, mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(lse, np.full((1, 1, 32), score, np.float32), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("magnitude", "tolerance"),
     # Beyond the cap its slope is the difference of 1 and a square of almost 1, times q.

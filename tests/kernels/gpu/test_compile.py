@@ -6,6 +6,7 @@ A part of them is compiled in every run, and all with `--hypothesis-profile=swee
 
 import itertools
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,11 +36,11 @@ def compiled(
     return offline.compile_offline(launches[kernel], architecture)
 
 
-def check(report, architecture, stack=STACK):
+def check(report, architecture, stack=STACK, spills=0):
     assert report.warnings == ()  # above all no serialised WGMMA
     assert report.shared <= SHARED[architecture]
     assert report.stack <= stack
-    assert report.spills_in_loops == 0
+    assert report.spills_in_loops <= spills
 
 
 LONG = settings.get_current_profile_name() != "default"
@@ -78,16 +79,21 @@ OPTIONS = {
     "padded": {"width": 80},
     "segments": {"q_segment_ids": IDS, "kv_segment_ids": IDS},
 }
-CASES = [(name, "fwd") for name in (OPTIONS if NEW_TRITON else ("bias", "segments"))]
+CASES = [(90, name, "fwd") for name in (OPTIONS if NEW_TRITON else ("bias", "segments"))]
 if LONG:
-    CASES = list(itertools.product(OPTIONS, ("fwd", "dq", "dkv")))
+    CASES = list(itertools.product(SHARED, OPTIONS, ("fwd", "dq", "dkv")))
+SPILLS = {(80, "bias", "dkv"): 4}
+"""Instructions per iteration that have no room for their registers, even in half the tile."""
+STACKS = {(100, "ragged, partial blocks only", "dkv"): 64}
+"""Bytes outside of loops, in place of `STACK`; half the tile needs hardly less."""
 
 
-@pytest.mark.parametrize(("name", "kernel"), CASES)
-def test_every_option(name, kernel, recorded):
+@pytest.mark.parametrize(("architecture", "name", "kernel"), CASES)
+def test_every_option(architecture, name, kernel, recorded):
     options = {"width": 128} | OPTIONS[name]
-    report = compiled(recorded, 90, 16, kernel=kernel, **options)
-    check(report, 90)
+    report = compiled(recorded, architecture, 16, kernel=kernel, **options)
+    case = architecture, name, kernel
+    check(report, architecture, STACKS.get(case, STACK), SPILLS.get(case, 0))
     assert report.tensor_core > 0
     # A list that a plan has no use for is compiled away.
     assert len(report.loops) == (1 if "only" in name else 2)
@@ -115,3 +121,39 @@ def test_the_gradient_of_a_bias(shape, architecture, recorded):
     report = compiled(recorded, architecture, 16, 128, "dbias", bias=shape)
     check(report, architecture)
     assert report.tensor_core > 0
+
+
+DQ_KEYS = [key for key in KEYS if key.direction == "dq"]
+
+
+@pytest.mark.parametrize(
+    "key", DQ_KEYS if LONG else DQ_KEYS[-1:], ids=lambda key: "-".join(map(str, key))
+)
+def test_delta_in_the_tiles_of_dq(key, recorded):
+    report = compiled(recorded, key.architecture, key.bits, key.width, "delta")
+    check(report, key.architecture)
+    assert report.stack == 0
+    assert report.loops == ()
+
+
+GOALS = [(90, 128, ("words",))]
+if LONG:
+    GOALS = list(itertools.product(SHARED, (64, 128), [("words", "1 interval", "2 intervals")]))
+
+
+@pytest.mark.parametrize(("architecture", "head_dim", "masks"), GOALS)
+def test_a_step_takes_hardly_more_instructions_than_without_a_mask(
+    architecture, head_dim, masks, monkeypatch
+):
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "benchmarks")
+    from gpu_compile import ours, peer
+
+    found = [ours(architecture, "bfloat16", head_dim, 128, name)["fwd"] for name in masks]
+    plain = min(
+        offline.compile_offline(peer(found[0], stepped=stepped), architecture).loops[0]
+        for stepped in (False, True)
+    )
+    for launch in found:
+        full, partial = offline.compile_offline(launch, architecture).loops
+        assert full <= 1.02 * plain
+        assert partial <= 1.35 * plain

@@ -1,6 +1,17 @@
+from dataclasses import replace
+
 import pytest
 
-from maskc_kernels.gpu.config import Tile, TileKey, Tiles, choose, largest_tile, padded, tile_table
+from maskc_kernels.gpu.config import (
+    OPTIONS,
+    Tile,
+    TileKey,
+    Tiles,
+    choose,
+    largest_tile,
+    padded,
+    tile_table,
+)
 
 
 def test_every_architecture_dtype_width_and_direction_has_a_tile_and_a_source():
@@ -13,7 +24,8 @@ def test_every_architecture_dtype_width_and_direction_has_a_tile_and_a_source():
     }
     table = tile_table()
     assert set(table) == keys
-    for tile, source in table.values():
+    for tile, halved, source in table.values():
+        assert halved <= set(OPTIONS)
         assert tile.q >= 16
         assert tile.kv >= 16
         assert tile.warps in {4, 8}
@@ -35,12 +47,21 @@ def test_a_tile_divides_the_block():
     assert choose(90, 2, 16, "fwd", 48, 32) == Tile(16, 32, 4, listed(90, 16, 64, "fwd").stages)
 
 
-def test_heavy_loops_do_half_per_step():
-    for direction, side in (("fwd", "kv"), ("dq", "kv"), ("dkv", "q")):
-        light, heavy = (
-            choose(90, 2, 128, direction, 512, 512, heavy=heavy) for heavy in (False, True)
+@pytest.mark.parametrize(("direction", "side"), [("fwd", "kv"), ("dq", "kv"), ("dkv", "q")])
+def test_options_take_half_per_step_where_the_table_says_so(direction, side):
+    for key, (tile, halved, _) in tile_table().items():
+        if key.direction != direction:
+            continue
+        half = replace(tile, **{side: max(getattr(tile, side) // 2, 16)})
+        for option in OPTIONS:
+            found = choose(
+                key.architecture, key.bits // 8, key.width, direction, 512, 512, options={option}
+            )
+            assert found == (half if option in halved else tile)
+        both = choose(
+            key.architecture, key.bits // 8, key.width, direction, 512, 512, options={"cap", "bias"}
         )
-        assert 2 * getattr(heavy, side) == getattr(light, side)
+        assert both == half
 
 
 def test_tiles_of_a_caller():

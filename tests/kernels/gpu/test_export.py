@@ -48,7 +48,7 @@ def test_export_for_a_gpu_that_is_not_here(kind, architecture, row_bounds, table
             disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(CUSTOM_CALL)],
         )(*shapes(), *arrays)
     text = exported.mlir_module()
-    assert text.count(f"@{CUSTOM_CALL}(") == 3  # forward, dq, dkv
+    assert text.count(f"@{CUSTOM_CALL}(") == 4  # forward, delta, dq, dkv
     assert "callback" not in text
     again = jax.export.deserialize(exported.serialize())
     assert again.platforms == ("cuda",)

@@ -62,3 +62,18 @@ def test_bounds_stand_for_words():
     lists = row_lists(BlockTable.from_lists(plan.fwd), 2, plan.row_bounds.q)
     np.testing.assert_array_equal(lists.bounds, plan.row_bounds.q)
     assert lists.words is lists.partial_id is None
+
+
+def test_kernels_know_no_size_of_a_list(recorded):
+    """Another mask is no other kernel, whatever its lists: same constants, same types."""
+    found = []
+    for mask in (Causal(), Local(left=300, right=5)):
+        plan = compile_mask(mask, q_len=512, heads=4, block_q=64, block_kv=64)
+        launches = recorded(90, plan, *((1, heads, 512, 64) for heads in (4, 2, 2)))
+        found.append(
+            {name: (x.constants, [y.dtype for y in x.operands]) for name, x in launches.items()}
+        )
+        found[-1]["sizes"] = {x.size for launch in launches.values() for x in launch.operands}
+    sizes = [kernels.pop("sizes") for kernels in found]
+    assert sizes[0] != sizes[1]
+    assert found[0] == found[1]

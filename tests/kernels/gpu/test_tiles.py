@@ -1,5 +1,7 @@
 """What the kernels share, on its own in the interpreter."""
 
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,15 +25,12 @@ def keep_kernel(
     first: tl.constexpr,
     rows: tl.constexpr,
     length: tl.constexpr,
-    intervals: tl.constexpr,
-    lanes: tl.constexpr,
     columns: tl.constexpr,
+    c: tl.constexpr,
 ):
     head, row = tl.program_id(0), tl.arange(0, rows)
-    row_mask = load_row_mask(bounds, head_mask, head, row, row, length, intervals, lanes)
-    keep = keep_mask(
-        bounds, bounds, 0, 0, first, row_mask, 0, 0, intervals, lanes, columns
-    )  # fmt: skip
+    row_mask = load_row_mask(bounds, head_mask, head, row, row, length, c)
+    keep = keep_mask((), 0, 0, first, row_mask, columns, c)
     at = (head * rows + row[:, None]) * columns + tl.arange(0, columns)[None, :]
     tl.store(out + at, keep.to(tl.int16))
 
@@ -55,8 +54,8 @@ def test_a_tile_keeps_what_lies_between_bounds(intervals, lanes, columns):
             keep_kernel,
             (np.ascontiguousarray(ends.swapaxes(1, 2).astype(np.int32)), head_mask, out),
             (3,),
-            {"first": first, "rows": ROWS, "length": LENGTH, "intervals": intervals,
-             "lanes": lanes, "columns": columns},
+            {"first": first, "rows": ROWS, "length": LENGTH, "columns": columns,
+             "c": types.SimpleNamespace(intervals=intervals, row_lanes=lanes)},
         )  # fmt: skip
         at = first + np.arange(columns)
         kept = (ends[:, :, ::2, None] <= at) & (at < ends[:, :, 1::2, None])
