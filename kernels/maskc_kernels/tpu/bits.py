@@ -62,16 +62,26 @@ def _pack(dense: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(words, jnp.int32).reshape(-1, columns)
 
 
-def unpack_words(words: jax.Array, rows: int) -> jax.Array:
-    """Words [word_rows, columns] as bool [rows, columns], in a kernel."""
+def unpack_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
+    """Words [word_rows, columns] as bool [rows, columns], in a kernel.
+
+    Args:
+        words: those that hold the rows.
+        rows: how many rows.
+        first: how many rows of the words come before them; a multiple of 8.
+    """
     columns = words.shape[1]
     groups = []
-    for start in range(0, rows, ROWS):
-        count = min(ROWS, rows - start) // _SUBLANES
-        at = start // ROWS * _SUBLANES
-        part = jax.lax.slice_in_dim(words, at, at + _SUBLANES)
+    at = 0
+    while at < rows:
+        row = (first + at) % ROWS
+        held = (first + at) // ROWS * _SUBLANES
+        count = min(ROWS - row, rows - at) // _SUBLANES
+        part = jax.lax.slice_in_dim(words, held, held + _SUBLANES)
         shape = (count, _SUBLANES, columns)
-        bit = jnp.int32(1) << jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+        numbers = row // _SUBLANES + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+        bit = jnp.int32(1) << numbers
         chosen = jnp.broadcast_to(part[None], shape) & bit
         groups.append(chosen.reshape(count * _SUBLANES, columns))
+        at += count * _SUBLANES
     return jnp.concatenate(groups, axis=0) != 0

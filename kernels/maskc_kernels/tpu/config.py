@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.errors import KernelUnavailableError
-from maskc_kernels.tpu.bits import ROWS
 
 __all__ = [
     "DTYPES",
@@ -20,6 +20,7 @@ __all__ = [
     "Cut",
     "KernelConfig",
     "Order",
+    "Span",
     "Tile",
 ]
 
@@ -39,6 +40,10 @@ MASKED = -0.7 * 3.4028234663852886e38
 """Score of a pair that may not attend: finite, so that no difference of two is NaN."""
 
 
+Span: TypeAlias = slice | pl.Slice
+"""Which rows or columns: a slice, or `pl.ds` where the kernel finds out which."""
+
+
 class Tile(NamedTuple):
     """Part of a block of scores.
 
@@ -47,8 +52,8 @@ class Tile(NamedTuple):
         columns: its columns.
     """
 
-    rows: slice
-    columns: slice
+    rows: Span
+    columns: Span
 
 
 def _divisor(length: int, most: int, unit: int) -> int:
@@ -64,9 +69,10 @@ class Cut(NamedTuple):
         columns: most columns of scores per matrix product.
         rows: most rows.
         ahead: how many pieces' products are asked for before the softmax of the first.
-        linear: most pieces of a block that the compiler's linear scheduler orders well.
+        linear: most scores of a block that the compiler's linear scheduler orders well.
         free: columns that a product with values takes in any case. If the values leave some of
             them, the forward pass sums its weights there.
+        board: write scores to VMEM before the softmax, and masks into them.
     """
 
     columns: int
@@ -74,10 +80,21 @@ class Cut(NamedTuple):
     ahead: int
     linear: int = 0
     free: int = 0
+    board: bool = False
+
+    def shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of the pieces of a block of scores."""
+        return _divisor(rows, self.rows, LANES), _divisor(columns, self.columns, LANES)
+
+    def early(self, rows: int, columns: int) -> int:
+        """How many pieces of a block are asked for early: scores of `ahead` whole pieces."""
+        height, width = self.shape(rows, columns)
+        pieces = rows // height * (columns // width)
+        return min(pieces - 1, self.ahead * self.rows * self.columns // (height * width))
 
     def tiles(self, rows: int, columns: int) -> list[Tile]:
         """A block of scores in pieces, in the order of work."""
-        height, width = _divisor(rows, self.rows, ROWS), _divisor(columns, self.columns, LANES)
+        height, width = self.shape(rows, columns)
         return [
             Tile(slice(top, top + height), slice(left, left + width))
             for left in range(0, columns, width)
@@ -86,9 +103,18 @@ class Cut(NamedTuple):
 
 
 class Order(NamedTuple):
-    """In what pieces a chip works best; see `ORDERS`. One for each kernel."""
+    """In what pieces a chip works best; see `ORDERS`.
+
+    Attributes:
+        forward: of the forward pass.
+        parts: of it, where it computes some pieces of a block only.
+        dq: of the dq pass.
+        dkv: of the dkv pass.
+        fused: of the one pass for all gradients.
+    """
 
     forward: Cut
+    parts: Cut
     dq: Cut
     dkv: Cut
     fused: Cut
@@ -96,16 +122,25 @@ class Order(NamedTuple):
 
 ORDERS = {
     5: Order(
-        forward=Cut(512, 512, 0), dq=Cut(512, 512, 0), dkv=Cut(512, 512, 0), fused=Cut(256, 512, 1)
+        forward=Cut(512, 512, 0),
+        parts=Cut(512, 256, 1),
+        dq=Cut(512, 512, 0),
+        dkv=Cut(512, 512, 0),
+        fused=Cut(256, 512, 1),
     ),
     6: Order(
-        forward=Cut(512, 256, 2, linear=2, free=256),
+        forward=Cut(1024, 256, 1, linear=2**18, free=256, board=True),
+        parts=Cut(512, 256, 2, board=True),
         dq=Cut(256, 512, 1),
         dkv=Cut(512, 256, 2),
         fused=Cut(512, 256, 2),
     ),
     7: Order(
-        forward=Cut(512, 512, 1), dq=Cut(256, 512, 1), dkv=Cut(512, 256, 2), fused=Cut(512, 256, 2)
+        forward=Cut(1024, 128, 3, board=True),
+        parts=Cut(512, 256, 2, board=True),
+        dq=Cut(256, 512, 1),
+        dkv=Cut(512, 256, 2),
+        fused=Cut(512, 256, 2),
     ),
 }
 """By generation: v5e and v5p (and older ones), v6e, tpu7x (and later ones).
@@ -173,7 +208,7 @@ class KernelConfig:
         """The pieces to work in."""
         generation = 6 if self.interpret else _generation()
         named = {"columns": self.compute, "rows": self.rows, "ahead": self.ahead}
-        given = {name: value for name, value in named.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         return Order(
             *(
                 cut._replace(**given)

@@ -78,7 +78,8 @@ class _Walk(NamedTuple):
     """One lane's walk, in the kernel.
 
     Partial blocks have `bits` or the rows' `bounds`, and the other is None. With segment ids, `ids`
-    are those of the rows, and the last operand of the columns is theirs.
+    are those of the rows, and the last operand of the columns is theirs. `paths` is the table of
+    the pass's paths.
     """
 
     job: Pass
@@ -92,6 +93,7 @@ class _Walk(NamedTuple):
     results: list[Buffers]
     sums: Sums | None
     body: Body
+    paths: Ref | None
 
     def run(self, begin: jax.Array, end: jax.Array) -> None:
         """All rows."""
@@ -150,7 +152,7 @@ class _Walk(NamedTuple):
 
         mask = self.mask(entry, state)
         pl.when((entry.listed != 0) & (entry.partial == 0) & (entry.cut == 0))(absorb(Mask()))
-        pl.when((entry.partial != 0) & (entry.cut == 0))(absorb(mask))
+        pl.when((entry.partial != 0) & (entry.cut == 0))(self.partial(entry, mask, absorb))
         if self.ids is not None:
             # A full block may be cut too. Its bounds are as wide as it is; it has no bits.
             all_bits = None if self.bits is None else (entry.partial == 0).astype(jnp.int32) * -1
@@ -166,6 +168,22 @@ class _Walk(NamedTuple):
             sums = self.sums
             pl.when(ahead.col_coming != 0)(lambda: sums.store(state.col_slot, state.col_key))
         return ahead._replace(row=row)
+
+    def partial(
+        self, entry: Entry, mask: Mask, absorb: Callable[[Mask], Callable[[], None]]
+    ) -> Callable[[], None]:
+        """Take a partial block in the path that has what it holds."""
+        paths, table = self.job.paths, self.paths
+        if paths is None or table is None:
+            return absorb(mask)
+
+        def choose() -> None:
+            found = table[entry.held]
+            for number, count in enumerate(paths.counts):
+                tiles = None if count == paths.tiles else paths.chosen(found, count)
+                pl.when(paths.path(found) == number)(absorb(mask._replace(tiles=tiles)))
+
+        return choose
 
     def mask(self, entry: Entry, state: _State) -> Mask:
         """What restricts the entry if it is partial."""
@@ -305,7 +323,8 @@ def run_pass(
     Returns:
         The results, in the order of `job.results`, then the sums.
     """
-    prefetched = [head_mask, work.ptr, *scalars]
+    tables = [] if job.paths is None else [jnp.asarray(job.paths.table())]
+    prefetched = [head_mask, work.ptr, *tables, *scalars]
     per_batch = job.lanes // work.batches
     words: list[jax.Array] = []
     turned: list[int] = []  # numbers per row of the operands that come last
@@ -323,6 +342,7 @@ def run_pass(
 
     def kernel(*refs: Ref) -> None:
         (mask_of, ptr, *extra), refs = refs[: len(prefetched)], refs[len(prefetched) :]
+        paths, extra = extra[: len(tables)], extra[len(tables) :]
         operands, scratch = [*refs[: inputs + len(outputs)]], iter(refs[inputs + len(outputs) :])
         for at, number in enumerate(sums, len(operands) - len(sums)):
             operands[inputs - len(col_side) + number] = operands[at]
@@ -345,7 +365,7 @@ def run_pass(
         added = [(job.col_side[number], cols[number]) for number in sums]
         walk = _Walk(
             job, lane, stream, bits[0] if words else None, bounds, ids, rows, cols, results,
-            Sums(added, lane, job.members) if sums else None, body,
+            Sums(added, lane, job.members) if sums else None, body, paths[0] if paths else None,
         )  # fmt: skip
         mask = mask_of[job.head(lane)]
         if work.batches > 1:

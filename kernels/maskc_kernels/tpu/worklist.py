@@ -14,7 +14,7 @@ lists, against hundreds of nanoseconds of matmul per entry and head.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -44,6 +44,7 @@ class Entry(NamedTuple):
         cut: not 0 if segment ids may forbid some of them.
         col: number of the block on the other side.
         partial_id: which partial block applies.
+        held: bit `t` is set unless tile `t` of that block is empty.
     """
 
     first: jax.Array
@@ -53,6 +54,7 @@ class Entry(NamedTuple):
     cut: jax.Array
     col: jax.Array
     partial_id: jax.Array
+    held: jax.Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,13 @@ class EntryForm:
         col_bits: bits of a column.
         words: int32 words per entry: 1 if flags, column and partial id fit 32 bits, else 2.
         chunk: entries per chunk that is streamed.
+        tiles: bits of a partial id that are its tiles'.
     """
 
     col_bits: int
     words: int
     chunk: int
+    tiles: int = 0
 
     def decode(self, words: tuple[jax.Array, ...]) -> Entry:
         """The entry that int32 scalars hold."""
@@ -81,7 +85,10 @@ class EntryForm:
         first, last, listed, partial, cut = (
             flags & jnp.int32(mark) for mark in (FIRST, LAST, LISTED, PARTIAL, CUT)
         )
-        return Entry(first, last, listed, partial, cut, col, partial_id)
+        held = partial_id & jnp.int32((1 << self.tiles) - 1)
+        if self.tiles:
+            partial_id = jax.lax.shift_right_logical(partial_id, jnp.int32(self.tiles))
+        return Entry(first, last, listed, partial, cut, col, partial_id, held)
 
 
 @jax.tree_util.register_dataclass
@@ -108,7 +115,6 @@ class WorkList:
         return (self.ptr.shape[0] - 1) // self.batches
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "cols", "chunk", "numbered"))
 def work_list(
     table: BlockTable,
     *,
@@ -117,6 +123,7 @@ def work_list(
     chunk: int = 1024,
     ids: tuple[BlockIds, BlockIds] | None = None,
     numbered: bool = True,
+    tiles: int = 0,
 ) -> WorkList:
     """Merge the full and the partial blocks of every row into one list.
 
@@ -129,17 +136,35 @@ def work_list(
             without the blocks whose ids do not meet.
         numbered: say which partial block applies; row bounds need no such number, and an entry
             then fits one word.
+        tiles: how many of the lowest bits of a partial id say which tiles are not empty.
 
     Returns:
         The list; in every row first the full blocks, then the partial ones.
     """
     col_bits = max(1, (cols - 1).bit_length())
     id_bits = max(1, (table.partial_blocks.shape[0] - 1).bit_length()) if numbered else 0
-    numbers = table.partial_id if numbered else jnp.zeros_like(table.partial_id)
-    form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits <= _WORD else 2, chunk)
+    form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits + tiles <= _WORD else 2, chunk)
+    # No word of tiles, and one dtype for all, so that the passes of a program share one text.
+    shift = FLAGS + col_bits if form.words == 1 else 0
+    numbers = jnp.asarray(table.partial_id).astype(jnp.int32) << shift
+    table = replace(table, partial_id=numbers if numbered else jnp.zeros_like(numbers))
+    work: WorkList = _merged(table, form=form, rows=rows, ids=ids)
+    return replace(work, form=replace(form, tiles=tiles))
+
+
+@functools.partial(jax.jit, static_argnames=("form", "rows"))
+def _merged(
+    table: BlockTable,
+    *,
+    form: EntryForm,
+    rows: int,
+    ids: tuple[BlockIds, BlockIds] | None,
+) -> WorkList:
+    """The list in a given form."""
+    chunk = form.chunk
     lists = [
         _listed(table.full_ptr, table.full_idx, None, form, rows, ids),
-        _listed(table.partial_ptr, table.partial_idx, numbers, form, rows, ids),
+        _listed(table.partial_ptr, table.partial_idx, table.partial_id, form, rows, ids),
     ]
     full, partial = (part.per_row for part in lists)
     size = jnp.maximum(full + partial, 1)
@@ -201,7 +226,7 @@ def _listed(
     rows: int,
     ids: tuple[BlockIds, BlockIds] | None,
 ) -> _Listed:
-    """Blocks of one kind; `numbers` of partial ones."""
+    """Blocks of one kind; `numbers` of partial ones, in their places in a word."""
     ptr, col = jnp.asarray(offsets), jnp.asarray(columns).astype(jnp.int32)
     # Lists may be longer than their rows say; what no row points at goes nowhere.
     before = jnp.minimum(jnp.arange(len(col) + 1, dtype=jnp.int32), ptr[-1])[None]
@@ -213,9 +238,9 @@ def _listed(
         kept = row_ids.meets(col_ids) & (jnp.diff(before) != 0)
         before = jnp.pad(jnp.cumsum(kept, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
         flags |= jnp.where(row_ids.cuts(col_ids), CUT, 0)
-    number = jnp.zeros_like(col) if numbers is None else jnp.asarray(numbers).astype(jnp.int32)
+    number = jnp.zeros_like(col) if numbers is None else jnp.asarray(numbers)
     if form.words == 1:
-        words = (flags | number << (FLAGS + form.col_bits))[..., None]
+        words = (flags | number)[..., None]
     else:
         words = jnp.stack(jnp.broadcast_arrays(flags, number[None]), axis=-1)
     return _Listed(ptr, words, before, ids is None)
