@@ -104,11 +104,15 @@ def read(dump: Path, kernel: str, chip: str) -> Costs:
             continue
         if least(part, "VSTORE") >= _MANY_STORES:
             costs.row += len(part)
-        elif stretch != step and stretch.start <= partial[0] and partial[-1] < stretch.stop:
+        elif _holds(stretch, partial) and not _holds(stretch, full):
             costs.choice += len(part)
         else:
             costs.step += len(part)
     return costs
+
+
+def _holds(stretch: Stretch, part: list[int]) -> bool:
+    return stretch.start <= part[0] and part[-1] < stretch.stop
 
 
 def _last(dump: Path, kernel: str, label: str) -> Path:
