@@ -152,9 +152,16 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
 
 - forward, weights summed by the matrix unit or by the vector units: v6e 512x512 940 and 986, or 960
   and 1,032; tpu7x 1,094 and 1,206, or 1,004 and 1,073;
-- forward, v6e, one piece of 512 rows ahead or two of 256: 512x1024 1,402 and 1,552, or 1,413 and
-  1,536; 1024x1024 2,514 and 2,756, or 2,481 and 2,702; v5e 512x1024, in turn or one ahead: 2,261
-  or 2,465;
+- forward, v6e, scores and masks stored by the kernel, or spilled by the compiler and masks
+  selected, in the same pieces: 512x512 937 and 967, or 940 and 988; before, in pieces of 256 x 512
+  with two ahead, 512x1024 1,413 and 1,536, 1024x1024 2,481 and 2,702;
+- forward, v6e, pieces of 256 rows one ahead or of 128 rows three ahead: 512x1024 1,364 and 1,443,
+  or 1,381 and 1,437; 1024x1024 2,414 and 2,546, or 2,498 and 2,577; tpu7x 1,487 and 1,593, or
+  1,464 and 1,604; 2,592 and 2,845, or 2,500 and 2,779;
+- forward, v6e 1024x1024, one or two ahead: 2,414 and 2,546, or 2,390 and 2,588;
+- parts, v5e 1024x1024, in turn or one ahead, 2, 4 and 6 tiles: 1,266, 2,345 and 3,416, or 1,272,
+  2,299 and 3,319; with stored masks 1,526, 2,612 and 3,670;
+- forward, v5e 512x1024, in turn or one ahead: 2,261 or 2,465;
 - forward, with the compiler's linear scheduler or without: v6e 512x512 940 and 986, or 962 and 996;
   1024x512 1,504 and 1,585, or 1,416 and 1,534; v5e 512x512 1,235 and 1,250, or 1,226 and 1,227;
 - dq, likewise: v6e 512x1024 1,976 and 2,033, or 1,798 and 1,799; v5e 512x512 1,737 and 1,866, or
