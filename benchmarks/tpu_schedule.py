@@ -95,9 +95,11 @@ def read(dump: Path, kernel: str, chip: str) -> Costs:
     for part, stretch in zip(held, stretches, strict=True):
         if not part or any(part is block for block in blocks):
             continue
+        if stretch.start < step.start or stretch.stop > step.stop:
+            continue  # once per lane
         if least(part, "VSTORE") >= _MANY_STORES:
             costs.row += len(part)
-        elif stretch.start >= step.start and stretch.stop <= step.stop:
+        else:
             costs.step += len(part)
     return costs
 

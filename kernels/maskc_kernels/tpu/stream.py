@@ -66,7 +66,11 @@ class Stream(NamedTuple):
     def entry(self, number: jax.Array) -> Entry:
         """Entry `number`, which must be in SMEM."""
         size = _SLOTS * self.form.chunk
-        at = jax.lax.rem(number, jnp.int32(size)) * self.form.words
+        if size & size - 1:
+            at = jax.lax.rem(number, jnp.int32(size))
+        else:  # the same for less, where every step needs it
+            at = number & jnp.int32(size - 1)
+        at *= self.form.words
         return self.form.decode(tuple(self.smem[at + word] for word in range(self.form.words)))
 
     def walk(

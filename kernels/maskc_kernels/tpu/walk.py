@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.extend import source_info_util
 
 from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import LANES
@@ -54,7 +55,7 @@ class _State(NamedTuple):
     """What one step hands to the next: int32 scalars.
 
     Attributes:
-        row: the row of the entry before.
+        row: the row that is worked on.
         col_slot: buffer of the entry's column operands.
         col_key: which block and member they are, -1 before the first.
         col_coming: 1 if they are still on their way.
@@ -101,8 +102,10 @@ class _Walk(NamedTuple):
                 copy.start()
             zero, none = jnp.int32(0), jnp.int32(-1)
             leaving = None if self.sums is None else Leaving.none()
-            nothing = _State(none, zero, none, zero, zero, none, zero, leaving)
-            return self.fetch(self.stream.entry(begin), zero, nothing)
+            nothing = _State(zero, zero, none, zero, zero, none, zero, leaving)
+            state = self.fetch(self.stream.entry(begin), zero, nothing)
+            self.begin_row(zero)
+            return state
 
         def step(number: jax.Array, state: _State) -> _State:
             members = self.job.members
@@ -125,21 +128,16 @@ class _Walk(NamedTuple):
     def step(self, number: jax.Array, member: jax.Array, end: jax.Array, state: _State) -> _State:
         """Send for what the next step needs, and compute this one."""
         entry = self.stream.entry(number)
-        opens, closes = entry.first != 0, entry.last != 0
+        closes = entry.last != 0
         if self.job.members > 1:
-            opens &= member == 0
             closes &= member == self.job.members - 1
         ahead = self.fetch(*self.following(number, member, end), state)
-        row = state.row + opens.astype(jnp.int32)
+        row = state.row
 
         @pl.when(state.col_coming != 0)
         def _() -> None:
             for copy in self.col_copies(state.col_slot, jnp.int32(0), jnp.int32(0)):
                 copy.wait()
-
-        @pl.when(opens)
-        def _() -> None:
-            self.begin_row(row)
 
         if self.bits is not None:
             latest = self.bits.fetch(state.bits_slot, 0)
@@ -149,23 +147,29 @@ class _Walk(NamedTuple):
             return lambda: self.body.absorb(row & 1, state.col_slot, mask)
 
         mask = self.mask(entry, state)
-        pl.when((entry.listed != 0) & (entry.partial == 0) & (entry.cut == 0))(absorb(Mask()))
-        pl.when((entry.partial != 0) & (entry.cut == 0))(absorb(mask))
-        if self.ids is not None:
+
+        def uncut() -> None:
+            full = pl.when(entry.listed != 0)
+            jax.lax.cond(entry.partial != 0, absorb(mask), lambda: full(absorb(Mask())))
+
+        if self.ids is None:
+            uncut()
+        else:
             # A full block may be cut too. Its bounds are as wide as it is; it has no bits.
             all_bits = None if self.bits is None else (entry.partial == 0).astype(jnp.int32) * -1
             col_ids = self.col_side[-1].vmem.at[state.col_slot]
             cut = mask._replace(all_bits=all_bits, row_ids=self.ids.ref.at[0], col_ids=col_ids)
-            pl.when(entry.cut != 0)(absorb(cut))
+            jax.lax.cond(entry.cut != 0, absorb(cut), uncut)
 
         @pl.when(closes)
         def _() -> None:
             self.end_row(row)
+            pl.when(row + 1 < self.job.rows)(lambda: self.begin_row(row + 1))
 
         if self.sums is not None:
             sums = self.sums
             pl.when(ahead.col_coming != 0)(lambda: sums.store(state.col_slot, state.col_key))
-        return ahead._replace(row=row)
+        return ahead._replace(row=row + closes.astype(jnp.int32))
 
     def mask(self, entry: Entry, state: _State) -> Mask:
         """What restricts the entry if it is partial."""
@@ -321,7 +325,7 @@ def run_pass(
     outputs = [*job.results, *(job.col_side[number] for number in sums)]
     inputs = 1 + len(words) + len(row_side) + len(col_side)
 
-    def kernel(*refs: Ref) -> None:
+    def walk_lane(*refs: Ref) -> None:
         (mask_of, ptr, *extra), refs = refs[: len(prefetched)], refs[len(prefetched) :]
         operands, scratch = [*refs[: inputs + len(outputs)]], iter(refs[inputs + len(outputs) :])
         for at, number in enumerate(sums, len(operands) - len(sums)):
@@ -351,6 +355,13 @@ def run_pass(
         if work.batches > 1:
             mask += jax.lax.div(lane, jnp.int32(per_batch)) * work.masks
         walk.run(ptr[mask], ptr[mask + 1])
+
+    here = source_info_util.current().traceback
+
+    def kernel(*refs: Ref) -> None:
+        # The places of all its lines would be a third of the program's text: it has one.
+        with source_info_util.user_context(here):
+            walk_lane(*refs)
 
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
     results: list[jax.Array] = pl.pallas_call(
