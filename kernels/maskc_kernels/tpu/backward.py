@@ -120,8 +120,7 @@ class _Dkv(NamedTuple):
     """The body of the pass over keys; scores are [keys, queries].
 
     Attributes:
-        cut: how to cut blocks; the shapes are those with `cut.turned`, else the last two
-            axes of q, dout, dk and dv are the other way round.
+        cut: how to cut blocks.
         soft_cap: cap on the scores to the base 2.
         k: [2, block_kv, head_dim].
         v: [2, block_kv, v_head_dim].
@@ -163,35 +162,27 @@ class _Dkv(NamedTuple):
 
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
             keys, queries = tile
-            if self.cut.turned:
-                return dot(k[keys], q[:, queries], NN), dot(v[keys], dout[:, queries], NN)
-            return dot(k[keys], q[queries], NT), dot(v[keys], dout[queries], NT)
+            return dot(k[keys], q[:, queries], NN), dot(v[keys], dout[:, queries], NN)
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             keys, queries = tile
             scores, slope = capped(products[0], self.soft_cap)
             weights = jnp.exp2(mask.apply(scores, tile) - rows[:1, queries])
-            if self.cut.turned:
-                self.dv[:, keys] += dot(dout[:, queries], weights.astype(dout.dtype), NT)
-            else:
-                self.dv[keys] += dot(weights.astype(dout.dtype), dout[queries], NN)
+            self.dv[:, keys] += dot(dout[:, queries], weights.astype(dout.dtype), NT)
             steps = products[1] - rows[1:, queries]
             steps *= weights if slope is None else weights * slope
             dscores = steps.astype(q.dtype)
-            if self.cut.turned:
-                self.dk[:, keys] += dot(q[:, queries], dscores, NT)
-            else:
-                self.dk[keys] += dot(dscores, q[queries], NN)
+            self.dk[:, keys] += dot(q[:, queries], dscores, NT)
             if self.turned_k is not None and self.dq is not None:
                 self.dq[col_slot, :, queries] += dot(self.turned_k[:, keys], dscores, NN)
 
-        staggered(self.cut.tiles(k.shape[0], rows.shape[1]), self.cut.ahead, products, use)
+        staggered(self.cut.tiles(k.shape[0], q.shape[1]), self.cut.ahead, products, use)
 
     def end(self) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
-        dk, dv = self.dk[...], self.dv[...]
+        gradients = self.dk[...].T * LN2, self.dv[...].T
         self.clear()
-        return (dk.T * LN2, dv.T) if self.cut.turned else (dk * LN2, dv)
+        return gradients
 
 
 def backward_dq(
@@ -288,10 +279,9 @@ def backward_dkv(
     together = work.masks == 1 or group == 1
     members = group if together else 1
     cut = config.order.fused if with_dq else config.order.dkv
+    q, dout = q.mT, dout.mT
     # The sums begin at zero; they are an operand and a result in the same memory.
-    sums = [jnp.zeros(q.mT.shape, jnp.float32)] if with_dq else []
-    if cut.turned:
-        q, dout = q.mT, dout.mT
+    sums = [jnp.zeros(q.shape, jnp.float32)] if with_dq else []
 
     def q_lane(lane: jax.Array, member: jax.Array) -> jax.Array:
         return lane * members + member if members > 1 else lane
@@ -305,8 +295,8 @@ def backward_dkv(
         body.clear()
         return body
 
-    def queries(x: jax.Array, *, wide: bool = True, summed: bool = False) -> Tiles:
-        return Tiles(x, sizes.block_q, q_lane, wide=wide, summed=summed)
+    def queries(x: jax.Array, *, summed: bool = False) -> Tiles:
+        return Tiles(x, sizes.block_q, q_lane, wide=True, summed=summed)
 
     def keys(x: Form) -> Tiles:
         return Tiles(x, sizes.block_kv) if together else Tiles(x, sizes.block_kv, sizes.kv_lane)
@@ -317,7 +307,6 @@ def backward_dkv(
         return Tiles(form, sizes.block_kv)
 
     turned = [(x.shape[2], sizes.block_kv) for x in (k, v)]
-    held = turned if cut.turned else [shape[::-1] for shape in turned]
     job = Pass(
         name="maskc_backward" if with_dq else "maskc_backward_dkv",
         lanes=q.shape[0] // members,
@@ -326,12 +315,11 @@ def backward_dkv(
         head=lambda lane: jax.lax.rem(q_lane(lane, jnp.int32(0)), jnp.int32(sizes.heads)),
         row_side=[keys(k), keys(v)],
         col_side=[
-            queries(q, wide=cut.turned), queries(dout, wide=cut.turned), queries(rows),
-            *(queries(dq, summed=True) for dq in sums),
+            *map(queries, (q, dout, rows)), *(queries(dq, summed=True) for dq in sums)
         ],
         results=[result(k), result(v)],
         scratch=[
-            *(pltpu.VMEM(shape, jnp.float32) for shape in held),
+            *(pltpu.VMEM(shape, jnp.float32) for shape in turned),
             *(pltpu.VMEM(turned[0], k.dtype) for _ in sums),
         ],
         body=body,

@@ -98,8 +98,8 @@ class Sums(NamedTuple):
         pl.when(key >= 0)(lambda: self._wait(slot))
 
     def _wait(self, slot: jax.Array) -> None:
-        for copy in self._copies(slot, jnp.int32(0)):
-            copy.wait()
+        for _, buffers in self.parts:
+            buffers.wait(slot)
 
     def _copies(self, slot: jax.Array, key: jax.Array) -> list[Any]:
         """The transfers of one block's sums to HBM."""

@@ -23,6 +23,7 @@ from maskc_kernels.tpu.passes import array_form
 from maskc_kernels.tpu.softmax import Mask, upright
 from maskc_kernels.tpu.stream import Buffers, Ref, Stream, loop
 from maskc_kernels.tpu.sums import Leaving, Sums, next_slot
+from maskc_kernels.tpu.worklist import LAST
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
@@ -55,7 +56,8 @@ class _State(NamedTuple):
     """What one step hands to the next: int32 scalars.
 
     Attributes:
-        row: the row that is worked on.
+        words: the entry whose operands are in VMEM or on their way; the next to compute.
+        row: its row.
         col_slot: buffer of the entry's column operands.
         col_key: which block and member they are, -1 before the first.
         col_coming: 1 if they are still on their way.
@@ -65,6 +67,7 @@ class _State(NamedTuple):
         leaving: sums on their way back, in a pass that has sums.
     """
 
+    words: tuple[jax.Array, ...]
     row: jax.Array
     col_slot: jax.Array
     col_key: jax.Array
@@ -95,53 +98,51 @@ class _Walk(NamedTuple):
     body: Body
 
     def run(self, begin: jax.Array, end: jax.Array) -> None:
-        """All rows."""
+        """All rows.
 
-        def start() -> _State:
-            for copy in self.row_copies(jnp.int32(0)):
-                copy.start()
-            zero, none = jnp.int32(0), jnp.int32(-1)
-            leaving = None if self.sums is None else Leaving.none()
-            nothing = _State(zero, zero, none, zero, zero, none, zero, leaving)
-            state = self.fetch(self.stream.entry(begin), zero, nothing)
-            self.begin_row(zero)
-            return state
+        A step sends for an entry and computes the one before. Before the first there is the end of
+        a row that nobody has, behind the last nothing.
+        """
+        for copy in self.row_copies(jnp.int32(0)):
+            copy.start()
+        zero, none = jnp.int32(0), jnp.int32(-1)
+        words = (jnp.int32(LAST), zero)[: self.stream.form.words]
+        leaving = None if self.sums is None else Leaving.none()
+        nothing = _State(words, none, zero, none, zero, zero, none, zero, leaving)
 
         def step(number: jax.Array, state: _State) -> _State:
+            live = number < end
+            ahead = tuple(jnp.where(live, word, 0) for word in self.stream.words(number))
             members = self.job.members
             if members == 1:
-                return self.step(number, jnp.int32(0), end, state)
+                return self.step(ahead, zero, state)
             return loop(
-                jnp.int32(0),
-                jnp.int32(members),
-                lambda member, state: self.step(number, member, end, state),
+                zero, jnp.int32(members), lambda member, state: self.step(ahead, member, state),
                 state,
-            )
+            )  # fmt: skip
 
-        state = self.stream.walk(begin, end, start, step)
+        state = self.stream.walk(begin, end + 1, step, nothing)
         if self.sums is not None and state.leaving is not None:
             self.sums.finish(state.col_slot, state.col_key, state.leaving)
         for row in range(max(0, self.job.rows - 2), self.job.rows):
-            for copy in self.result_copies(jnp.int32(row)):
-                copy.wait()
+            self.await_results(jnp.int32(row))
 
-    def step(self, number: jax.Array, member: jax.Array, end: jax.Array, state: _State) -> _State:
+    def step(self, words: tuple[jax.Array, ...], member: jax.Array, state: _State) -> _State:
         """Send for what the next step needs, and compute this one."""
-        entry = self.stream.entry(number)
+        entry, row = self.stream.form.decode(state.words), state.row
         closes = entry.last != 0
         if self.job.members > 1:
-            closes &= member == self.job.members - 1
-        ahead = self.fetch(*self.following(number, member, end), state)
-        row = state.row
+            closes &= member == 0  # of the next entry
+        ahead = self.fetch(words, member, state)
 
         @pl.when(state.col_coming != 0)
         def _() -> None:
-            for copy in self.col_copies(state.col_slot, jnp.int32(0), jnp.int32(0)):
-                copy.wait()
+            for buffers in self.col_side:
+                buffers.wait(state.col_slot)
 
         if self.bits is not None:
-            latest = self.bits.fetch(state.bits_slot, 0)
-            pl.when(state.bits_coming != 0)(latest.wait)
+            bits = self.bits
+            pl.when(state.bits_coming != 0)(lambda: bits.wait(state.bits_slot))
 
         def absorb(mask: Mask) -> Callable[[], None]:
             return lambda: self.body.absorb(row & 1, state.col_slot, mask)
@@ -164,7 +165,7 @@ class _Walk(NamedTuple):
         @pl.when(closes)
         def _() -> None:
             self.end_row(row)
-            pl.when(row + 1 < self.job.rows)(lambda: self.begin_row(row + 1))
+            self.begin_row(row + 1)
 
         if self.sums is not None:
             sums = self.sums
@@ -177,21 +178,11 @@ class _Walk(NamedTuple):
         bounds = None if self.bounds is None else self.bounds.ref
         return Mask(words, bounds=bounds, first_col=entry.col * self.job.col_side[0].block)
 
-    def following(
-        self, number: jax.Array, member: jax.Array, end: jax.Array
-    ) -> tuple[Entry, jax.Array]:
-        """The next step's entry and member; an entry that needs nothing after the last."""
-        if self.job.members == 1:
-            after = number + 1
-        else:
-            done = member == self.job.members - 1
-            after = number + done.astype(jnp.int32)
-            member = jnp.where(done, 0, member + 1)
-        entry, more = self.stream.entry(after), (after < end).astype(jnp.int32)
-        return entry._replace(listed=entry.listed * more, partial=entry.partial * more), member
-
-    def fetch(self, entry: Entry, member: jax.Array, state: _State) -> _State:
-        """Start what a step needs and VMEM does not have."""
+    def fetch(
+        self, words: tuple[jax.Array, ...], member: jax.Array, state: _State
+    ) -> _State:
+        """Start what an entry needs and VMEM does not have."""
+        entry = self.stream.form.decode(words)
         key = entry.col * self.job.members + member
         new_col = (entry.listed != 0) & (key != state.col_key)
         after, leaving = 1 - state.col_slot, state.leaving
@@ -207,6 +198,7 @@ class _Walk(NamedTuple):
                 copy.start()
 
         state = state._replace(
+            words=words,
             col_slot=col_slot,
             col_key=jnp.where(new_col, key, state.col_key),
             col_coming=new_col.astype(jnp.int32),
@@ -229,10 +221,28 @@ class _Walk(NamedTuple):
             bits_coming=new.astype(jnp.int32),
         )
 
+    def end_row(self, row: jax.Array) -> None:
+        """Write the row's results, once the earlier ones have left their buffers."""
+        pl.when(row >= 2)(lambda: self.await_results(row - 2))
+        for buffers, result in zip(self.results, self.body.end(), strict=True):
+            buffers.vmem[row & 1] = result.astype(buffers.vmem.dtype)
+
+        @pl.when(row >= 0)
+        def _() -> None:
+            for copy in self.result_copies(row):
+                copy.start()
+
     def begin_row(self, row: jax.Array) -> None:
-        """Wait for the row's operands and send for the next row's."""
-        for copy in self.row_copies(row):
-            copy.wait()
+        """Wait for the row's operands and send for the next row's.
+
+        Behind the last row there is nothing to wait for, and its operands are turned once more:
+        that is done once, and without branches the compiler does it beside the end of a row.
+        """
+
+        @pl.when(row < self.job.rows)
+        def _() -> None:
+            for buffers in self.row_side:
+                buffers.wait(row & 1)
 
         @pl.when(row + 1 < self.job.rows)
         def _() -> None:
@@ -244,18 +254,10 @@ class _Walk(NamedTuple):
                 numbers.turn(row & 1)
         self.body.begin(row & 1)
 
-    def end_row(self, row: jax.Array) -> None:
-        """Write the row's results, once the earlier ones have left their buffers."""
-
-        @pl.when(row >= 2)
-        def _() -> None:
-            for copy in self.result_copies(row - 2):
-                copy.wait()
-
-        for buffers, result in zip(self.results, self.body.end(), strict=True):
-            buffers.vmem[row & 1] = result.astype(buffers.vmem.dtype)
-        for copy in self.result_copies(row):
-            copy.start()
+    def await_results(self, row: jax.Array) -> None:
+        """Wait until a row's results have left."""
+        for buffers in self.results:
+            buffers.wait(row & 1)
 
     def row_copies(self, row: jax.Array) -> list[Any]:
         """The transfers of a row's operands."""

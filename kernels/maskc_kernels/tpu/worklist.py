@@ -102,8 +102,8 @@ class WorkList:
         form: how they are packed.
         batches: how many batches have lists of their own; 1 if all have the same.
         ptr: int32 [batches * masks + 1], offsets of the lists, in entries.
-        entries: int32 [chunks * chunk * words]; two chunks more than needed, so that reading
-            ahead stays inside.
+        entries: int32 [chunks * chunk * words]; behind the last entry there are one more and a
+            whole chunk, so that reading ahead stays inside.
     """
 
     form: EntryForm = field(metadata={"static": True})
@@ -153,7 +153,7 @@ def work_list(
     offsets = jax.lax.pad(offsets, jnp.int32(0), [(1, 0, 0)])
 
     batches, starts = len(full), offsets[:-1].reshape(full.shape)
-    length = (-(-batches * (n + owners) // chunk) + 2) * chunk
+    length = (batches * (n + owners) // chunk + 2) * chunk
     nowhere = jnp.full_like(starts[:, :1], _NOWHERE)
     places = jnp.concatenate([starts, nowhere, starts + full, nowhere], axis=1)
     place = _spread(places - blocks.first, blocks.ptr, n) + blocks.before
