@@ -86,7 +86,8 @@ def read(dump: Path, kernel: str, chip: str) -> Costs:
     def selects(part: list[int]) -> int:
         return sum(bundles[bundle].count("vsel") for bundle in part)
 
-    blocks = sorted((part for part in held if least(part, "MATMUL")), key=selects)
+    blocks = [part for part in held if least(part, "MATMUL") and least(part, "EUP")]
+    blocks.sort(key=selects)
     full, partial = blocks[0], blocks[-1]
     costs = Costs(full=len(full), partial=len(partial), matrix=least(full, "MATMUL"))
     costs.spills, costs.vmem = spilled(full), _vmem(_last(dump, kernel, "original"))

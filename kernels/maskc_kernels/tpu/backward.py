@@ -90,7 +90,9 @@ class _Dq(NamedTuple):
         for target, row in ((self.lse, rows[:1]), (self.delta, rows[1:])):
             target[...] = upright(row)
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
         """Add one block's share."""
         q, dout = self.q.at[row_slot], self.dout.at[row_slot]
         k, v = self.k.at[col_slot], self.v.at[col_slot]
@@ -111,7 +113,7 @@ class _Dq(NamedTuple):
         cut = self.config.order.dq
         staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, products, use)
 
-    def end(self) -> tuple[jax.Array, ...]:
+    def end(self, empty) -> tuple[jax.Array, ...]:
         """The gradient of q as it was before it was scaled."""
         return (self.dq[...] * self.sm_scale[0],)
 
@@ -153,9 +155,14 @@ class _Dkv(NamedTuple):
     def begin(self, row_slot: jax.Array) -> None:
         """Turn the keys, once per row."""
         if self.turned_k is not None:
-            self.turned_k[...] = self.k[row_slot].T
+            k = self.k[row_slot]
+            rows = jax.lax.broadcasted_iota(jnp.int32, (k.shape[1],) * 2, 0)
+            eye = (rows == jax.lax.broadcasted_iota(jnp.int32, rows.shape, 1)).astype(k.dtype)
+            self.turned_k[...] = dot(eye, k, NT).astype(k.dtype)
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
         """Add one block's share."""
         k, v, rows = self.k.at[row_slot], self.v.at[row_slot], self.rows.at[col_slot]
         q, dout = self.q.at[col_slot], self.dout.at[col_slot]
@@ -164,25 +171,37 @@ class _Dkv(NamedTuple):
             keys, queries = tile
             return dot(k[keys], q[:, queries], NN), dot(v[keys], dout[:, queries], NN)
 
+        tile_queries = slice(0)
+        def add(sums: Ref, keys: slice, operand: jax.Array, scores: jax.Array) -> None:
+            scores = scores.astype(operand.dtype)
+            at = (slice(None), keys) if self.cut.turned else keys
+            two = (operand, scores) if self.cut.turned else (scores, operand)
+            before = sums[at] if tile_queries.start else jnp.where(first, 0, sums[at])
+            sums[at] = before + dot(*two, NT)
+
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             keys, queries = tile
+            nonlocal tile_queries
+            tile_queries = queries
             scores, slope = capped(products[0], self.soft_cap)
             weights = jnp.exp2(mask.apply(scores, tile) - rows[:1, queries])
-            self.dv[:, keys] += dot(dout[:, queries], weights.astype(dout.dtype), NT)
+            add(self.dv, keys, dout[:, queries], weights)
             steps = products[1] - rows[1:, queries]
             steps *= weights if slope is None else weights * slope
             dscores = steps.astype(q.dtype)
-            self.dk[:, keys] += dot(q[:, queries], dscores, NT)
+            add(self.dk, keys, q[:, queries], dscores)
             if self.turned_k is not None and self.dq is not None:
                 self.dq[col_slot, :, queries] += dot(self.turned_k[:, keys], dscores, NN)
 
         staggered(self.cut.tiles(k.shape[0], q.shape[1]), self.cut.ahead, products, use)
 
-    def end(self) -> tuple[jax.Array, ...]:
+    def end(self, empty) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
-        gradients = self.dk[...].T * LN2, self.dv[...].T
-        self.clear()
-        return gradients
+        dk, dv = self.dk[...], self.dv[...]
+        if self.cut.turned:
+            dk, dv = dk.T, dv.T
+        dk, dv = (jnp.where(empty, 0, x) for x in (dk, dv))
+        return dk * LN2, dv
 
 
 def backward_dq(
@@ -307,6 +326,7 @@ def backward_dkv(
         return Tiles(form, sizes.block_kv)
 
     turned = [(x.shape[2], sizes.block_kv) for x in (k, v)]
+    held = turned if cut.turned else [shape[::-1] for shape in turned]
     job = Pass(
         name="maskc_backward" if with_dq else "maskc_backward_dkv",
         lanes=q.shape[0] // members,
@@ -319,7 +339,7 @@ def backward_dkv(
         ],
         results=[result(k), result(v)],
         scratch=[
-            *(pltpu.VMEM(shape, jnp.float32) for shape in turned),
+            *(pltpu.VMEM(shape, jnp.float32) for shape in held),
             *(pltpu.VMEM(turned[0], k.dtype) for _ in sums),
         ],
         body=body,

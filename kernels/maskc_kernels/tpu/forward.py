@@ -52,7 +52,9 @@ class _Forward(NamedTuple):
         del row_slot
         self.softmax.start()
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
         """Take one block into the softmax."""
         q, k, v = self.q.at[row_slot], self.k.at[col_slot], self.v.at[col_slot]
 
@@ -67,7 +69,7 @@ class _Forward(NamedTuple):
         cut = self.config.order.forward
         staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, scores, use)
 
-    def end(self) -> tuple[jax.Array, ...]:
+    def end(self, empty) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""
         out, lse = self.softmax.finish(self.sink)
         return (out, lse.T[:1]) if self.residuals else (out,)

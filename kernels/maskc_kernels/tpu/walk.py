@@ -130,9 +130,10 @@ class _Walk(NamedTuple):
     def step(self, words: tuple[jax.Array, ...], member: jax.Array, state: _State) -> _State:
         """Send for what the next step needs, and compute this one."""
         entry, row = self.stream.form.decode(state.words), state.row
-        closes = entry.last != 0
-        if self.job.members > 1:
-            closes &= member == 0  # of the next entry
+        opens, closes = entry.first != 0, entry.last != 0
+        if self.job.members > 1:  # the next step's member
+            opens &= member == 1
+            closes &= member == 0
         ahead = self.fetch(words, member, state)
 
         @pl.when(state.col_coming != 0)
@@ -145,7 +146,7 @@ class _Walk(NamedTuple):
             pl.when(state.bits_coming != 0)(lambda: bits.wait(state.bits_slot))
 
         def absorb(mask: Mask) -> Callable[[], None]:
-            return lambda: self.body.absorb(row & 1, state.col_slot, mask)
+            return lambda: self.body.absorb(row & 1, state.col_slot, mask, opens)
 
         mask = self.mask(entry, state)
 
@@ -162,10 +163,7 @@ class _Walk(NamedTuple):
             cut = mask._replace(all_bits=all_bits, row_ids=self.ids.ref.at[0], col_ids=col_ids)
             jax.lax.cond(entry.cut != 0, absorb(cut), uncut)
 
-        @pl.when(closes)
-        def _() -> None:
-            self.end_row(row)
-            self.begin_row(row + 1)
+        pl.when(closes)(lambda: self.turn(row, entry.listed == 0))
 
         if self.sums is not None:
             sums = self.sums
@@ -221,38 +219,35 @@ class _Walk(NamedTuple):
             bits_coming=new.astype(jnp.int32),
         )
 
-    def end_row(self, row: jax.Array) -> None:
-        """Write the row's results, once the earlier ones have left their buffers."""
+    def turn(self, row: jax.Array, empty: jax.Array) -> None:
+        """End a row, or nothing if it is -1, and begin the next, or nothing if it was the last.
+
+        Only copies are left out then: without branches, the compiler does both ends' work at once.
+        """
+        after = row + 1
         pl.when(row >= 2)(lambda: self.await_results(row - 2))
-        for buffers, result in zip(self.results, self.body.end(), strict=True):
+
+        @pl.when(after < self.job.rows)
+        def _() -> None:
+            for buffers in self.row_side:
+                buffers.wait(after & 1)
+
+        for buffers, result in zip(self.results, self.body.end(empty), strict=True):
             buffers.vmem[row & 1] = result.astype(buffers.vmem.dtype)
+        for numbers in (self.bounds, self.ids):
+            if numbers is not None:
+                numbers.turn(after & 1)
+        self.body.begin(after & 1)
 
         @pl.when(row >= 0)
         def _() -> None:
             for copy in self.result_copies(row):
                 copy.start()
 
-    def begin_row(self, row: jax.Array) -> None:
-        """Wait for the row's operands and send for the next row's.
-
-        Behind the last row there is nothing to wait for, and its operands are turned once more:
-        that is done once, and without branches the compiler does it beside the end of a row.
-        """
-
-        @pl.when(row < self.job.rows)
+        @pl.when(after + 1 < self.job.rows)
         def _() -> None:
-            for buffers in self.row_side:
-                buffers.wait(row & 1)
-
-        @pl.when(row + 1 < self.job.rows)
-        def _() -> None:
-            for copy in self.row_copies(row + 1):
+            for copy in self.row_copies(after + 1):
                 copy.start()
-
-        for numbers in (self.bounds, self.ids):
-            if numbers is not None:
-                numbers.turn(row & 1)
-        self.body.begin(row & 1)
 
     def await_results(self, row: jax.Array) -> None:
         """Wait until a row's results have left."""
