@@ -71,6 +71,14 @@ class Sums(NamedTuple):
     lane: jax.Array
     members: int
 
+    def store_left(self, coming: jax.Array, slot: jax.Array, leaving: Leaving) -> None:
+        """Send back what was left for what is in `slot`, if that is new."""
+
+        @pl.when((coming & 1 != 0) & (leaving.key >= 0))
+        def _() -> None:
+            for copy in self._copies(next_slot(next_slot(slot)), leaving.key):
+                copy.start()
+
     def store(self, slot: jax.Array, key: jax.Array) -> None:
         """Send back what was added up, if anything was."""
 

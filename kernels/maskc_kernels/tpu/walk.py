@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_pass"]
 
+COL, BITS = 1, 2
+
 
 class _Upright(NamedTuple):
     """Numbers of the rows that blocks compare with, turned once per row.
@@ -60,10 +62,9 @@ class _State(NamedTuple):
         row: its row.
         col_slot: buffer of the entry's column operands.
         col_key: which block and member they are, -1 before the first.
-        col_coming: 1 if they are still on their way.
+        coming: whether they are still on their way (`COL`), and the bits (`BITS`).
         bits_slot: buffer of the latest partial block.
         bits_id: its number, -1 before the first.
-        bits_coming: 1 if it is still on its way.
         leaving: sums on their way back, in a pass that has sums.
     """
 
@@ -71,10 +72,9 @@ class _State(NamedTuple):
     row: jax.Array
     col_slot: jax.Array
     col_key: jax.Array
-    col_coming: jax.Array
+    coming: jax.Array
     bits_slot: jax.Array
     bits_id: jax.Array
-    bits_coming: jax.Array
     leaving: Leaving | None
 
 
@@ -108,7 +108,7 @@ class _Walk(NamedTuple):
         zero, none = jnp.int32(0), jnp.int32(-1)
         words = (jnp.int32(LAST), zero)[: self.stream.form.words]
         leaving = None if self.sums is None else Leaving.none()
-        nothing = _State(words, none, zero, none, zero, zero, none, zero, leaving)
+        nothing = _State(words, none, zero, none, zero, zero, none, leaving)
 
         def step(number: jax.Array, state: _State) -> _State:
             live = number < end
@@ -134,16 +134,18 @@ class _Walk(NamedTuple):
         if self.job.members > 1:  # the next step's member
             opens &= member == 1
             closes &= member == 0
+        if self.sums is not None and state.leaving is not None:
+            self.sums.store_left(state.coming, state.col_slot, state.leaving)
         ahead = self.fetch(words, member, state)
 
-        @pl.when(state.col_coming != 0)
+        @pl.when(state.coming & COL != 0)
         def _() -> None:
             for buffers in self.col_side:
                 buffers.wait(state.col_slot)
 
         if self.bits is not None:
             bits = self.bits
-            pl.when(state.bits_coming != 0)(lambda: bits.wait(state.bits_slot))
+            pl.when(state.coming & BITS != 0)(lambda: bits.wait(state.bits_slot))
 
         def absorb(mask: Mask) -> Callable[[], None]:
             return lambda: self.body.absorb(row & 1, state.col_slot, mask, opens)
@@ -165,9 +167,6 @@ class _Walk(NamedTuple):
 
         pl.when(closes)(lambda: self.turn(row, entry.listed == 0))
 
-        if self.sums is not None:
-            sums = self.sums
-            pl.when(ahead.col_coming != 0)(lambda: sums.store(state.col_slot, state.col_key))
         return ahead._replace(row=row + closes.astype(jnp.int32))
 
     def mask(self, entry: Entry, state: _State) -> Mask:
@@ -199,7 +198,7 @@ class _Walk(NamedTuple):
             words=words,
             col_slot=col_slot,
             col_key=jnp.where(new_col, key, state.col_key),
-            col_coming=new_col.astype(jnp.int32),
+            coming=jnp.where(new_col, COL, 0),
             leaving=None if leaving is None else leaving.after(new_col, key, state.col_key),
         )
         return state if self.bits is None else self.fetch_bits(self.bits, entry, state)
@@ -216,7 +215,7 @@ class _Walk(NamedTuple):
         return state._replace(
             bits_slot=slot,
             bits_id=jnp.where(new, entry.partial_id, state.bits_id),
-            bits_coming=new.astype(jnp.int32),
+            coming=jnp.where(new, state.coming | BITS, state.coming),
         )
 
     def turn(self, row: jax.Array, empty: jax.Array) -> None:
