@@ -74,7 +74,7 @@ class Sums(NamedTuple):
     def store_left(self, coming: jax.Array, slot: jax.Array, leaving: Leaving) -> None:
         """Send back what was left for what is in `slot`, if that is new."""
 
-        @pl.when((coming & 1 != 0) & (leaving.key >= 0))
+        @pl.when((coming != 0) & (leaving.key >= 0))
         def _() -> None:
             for copy in self._copies(next_slot(next_slot(slot)), leaving.key):
                 copy.start()
@@ -87,16 +87,19 @@ class Sums(NamedTuple):
             for copy in self._copies(slot, key):
                 copy.start()
 
-    def make_room(self, slot: jax.Array, key: jax.Array, leaving: Leaving) -> None:
+    def make_room(
+        self, new: jax.Array, slot: jax.Array, key: jax.Array, leaving: Leaving
+    ) -> None:
         """Before sums are sent for: wait for those of their buffer, and for themselves.
 
         Args:
+            new: bool [], they are.
             slot: their buffer, which had the sums before those that are leaving last.
             key: which they are.
             leaving: as it was before.
         """
-        pl.when(leaving.stores == 2)(lambda: self._wait(slot))
-        pl.when(leaving.key == key)(lambda: self._wait(next_slot(slot)))
+        pl.when(new & (leaving.stores == 2))(lambda: self._wait(slot))
+        pl.when(new & (leaving.key == key))(lambda: self._wait(next_slot(slot)))
 
     def finish(self, slot: jax.Array, key: jax.Array, leaving: Leaving) -> None:
         """Send back the last sums, and wait until all have landed."""

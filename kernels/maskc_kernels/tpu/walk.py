@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_pass"]
 
-COL, BITS = 1, 2
-
-
 class _Upright(NamedTuple):
     """Numbers of the rows that blocks compare with, turned once per row.
 
@@ -62,9 +59,10 @@ class _State(NamedTuple):
         row: its row.
         col_slot: buffer of the entry's column operands.
         col_key: which block and member they are, -1 before the first.
-        coming: whether they are still on their way (`COL`), and the bits (`BITS`).
+        col_coming: 1 if they are still on their way.
         bits_slot: buffer of the latest partial block.
         bits_id: its number, -1 before the first.
+        bits_coming: 1 if it is still on its way.
         leaving: sums on their way back, in a pass that has sums.
     """
 
@@ -72,9 +70,10 @@ class _State(NamedTuple):
     row: jax.Array
     col_slot: jax.Array
     col_key: jax.Array
-    coming: jax.Array
+    col_coming: jax.Array
     bits_slot: jax.Array
     bits_id: jax.Array
+    bits_coming: jax.Array
     leaving: Leaving | None
 
 
@@ -108,7 +107,7 @@ class _Walk(NamedTuple):
         zero, none = jnp.int32(0), jnp.int32(-1)
         words = (jnp.int32(LAST), zero)[: self.stream.form.words]
         leaving = None if self.sums is None else Leaving.none()
-        nothing = _State(words, none, zero, none, zero, zero, none, leaving)
+        nothing = _State(words, none, zero, none, zero, zero, none, zero, leaving)
 
         def step(number: jax.Array, state: _State) -> _State:
             live = number < end
@@ -135,20 +134,22 @@ class _Walk(NamedTuple):
             opens &= member == 1
             closes &= member == 0
         if self.sums is not None and state.leaving is not None:
-            self.sums.store_left(state.coming, state.col_slot, state.leaving)
+            self.sums.store_left(state.col_coming, state.col_slot, state.leaving)
         ahead = self.fetch(words, member, state)
 
-        @pl.when(state.coming & COL != 0)
+        @pl.when(state.col_coming != 0)
         def _() -> None:
             for buffers in self.col_side:
                 buffers.wait(state.col_slot)
 
-        if self.bits is not None:
-            bits = self.bits
-            pl.when(state.coming & BITS != 0)(lambda: bits.wait(state.bits_slot))
-
         def absorb(mask: Mask) -> Callable[[], None]:
-            return lambda: self.body.absorb(row & 1, state.col_slot, mask, opens)
+            def run() -> None:
+                if mask.words is not None and self.bits is not None:
+                    bits = self.bits
+                    pl.when(state.bits_coming != 0)(lambda: bits.wait(state.bits_slot))
+                self.body.absorb(row & 1, state.col_slot, mask, opens)
+
+            return run
 
         mask = self.mask(entry, state)
 
@@ -180,42 +181,38 @@ class _Walk(NamedTuple):
     ) -> _State:
         """Start what an entry needs and VMEM does not have."""
         entry = self.stream.form.decode(words)
+        if self.bits is not None:
+            state = self.fetch_bits(self.bits, entry, state)
         key = entry.col * self.job.members + member
-        new_col = (entry.listed != 0) & (key != state.col_key)
-        after, leaving = 1 - state.col_slot, state.leaving
-        if self.sums is not None:
-            after = next_slot(state.col_slot)
-        col_slot = jnp.where(new_col, after, state.col_slot)
+        new = (entry.listed != 0) & (key != state.col_key)
+        slot, leaving = 1 - state.col_slot, state.leaving
+        if self.sums is not None and leaving is not None:
+            slot = next_slot(state.col_slot)
+            self.sums.make_room(new, slot, key, leaving)
+            leaving = leaving.after(new, key, state.col_key)
 
-        @pl.when(new_col)
+        @pl.when(new)
         def _() -> None:
-            if self.sums is not None and leaving is not None:
-                self.sums.make_room(col_slot, key, leaving)
-            for copy in self.col_copies(col_slot, member, entry.col):
+            for copy in self.col_copies(slot, member, entry.col):
                 copy.start()
 
-        state = state._replace(
+        return state._replace(
             words=words,
-            col_slot=col_slot,
-            col_key=jnp.where(new_col, key, state.col_key),
-            coming=jnp.where(new_col, COL, 0),
-            leaving=None if leaving is None else leaving.after(new_col, key, state.col_key),
+            col_slot=jnp.where(new, slot, state.col_slot),
+            col_key=jnp.where(new, key, state.col_key),
+            col_coming=new.astype(jnp.int32),
+            leaving=leaving,
         )
-        return state if self.bits is None else self.fetch_bits(self.bits, entry, state)
 
     def fetch_bits(self, bits: Buffers, entry: Entry, state: _State) -> _State:
         """Start what a partial block needs and VMEM does not have."""
         new = (entry.partial != 0) & (entry.partial_id != state.bits_id)
-        slot = jnp.where(new, 1 - state.bits_slot, state.bits_slot)
-
-        @pl.when(new)
-        def _() -> None:
-            bits.fetch(slot, entry.partial_id).start()
-
+        slot = 1 - state.bits_slot
+        pl.when(new)(lambda: bits.fetch(slot, entry.partial_id).start())
         return state._replace(
-            bits_slot=slot,
+            bits_slot=jnp.where(new, slot, state.bits_slot),
             bits_id=jnp.where(new, entry.partial_id, state.bits_id),
-            coming=jnp.where(new, state.coming | BITS, state.coming),
+            bits_coming=new.astype(jnp.int32),
         )
 
     def turn(self, row: jax.Array, empty: jax.Array) -> None:
