@@ -129,7 +129,7 @@ class _Dkv(NamedTuple):
         q: [slots, head_dim, block_q].
         dout: [slots, v_head_dim, block_q].
         rows: [slots, 2, block_q].
-        dk: float32 [head_dim, block_kv], the sum so far; 0 between rows.
+        dk: float32 [head_dim, block_kv], the sum so far.
         dv: float32 [v_head_dim, block_kv], likewise.
         turned_k: [head_dim, block_kv], if the pass makes dq.
         dq: float32 [slots, head_dim, block_q], the sums so far.
@@ -147,60 +147,56 @@ class _Dkv(NamedTuple):
     turned_k: Ref | None = None
     dq: Ref | None = None
 
-    def clear(self) -> None:
-        """Nothing summed yet."""
-        self.dk[...] = jnp.zeros_like(self.dk)
-        self.dv[...] = jnp.zeros_like(self.dv)
-
     def begin(self, row_slot: jax.Array) -> None:
-        """Turn the keys, once per row."""
+        """Turn the keys, once per row; the matrix unit does it, which has nothing to do there."""
         if self.turned_k is not None:
             k = self.k[row_slot]
-            rows = jax.lax.broadcasted_iota(jnp.int32, (k.shape[1],) * 2, 0)
-            eye = (rows == jax.lax.broadcasted_iota(jnp.int32, rows.shape, 1)).astype(k.dtype)
-            self.turned_k[...] = dot(eye, k, NT).astype(k.dtype)
+            shape = (k.shape[1],) * 2
+            row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+            unit = (row == column).astype(k.dtype)
+            self.turned_k[...] = dot(unit, k, NT).astype(k.dtype)
 
     def absorb(
         self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
     ) -> None:
-        """Add one block's share."""
-        k, v, rows = self.k.at[row_slot], self.v.at[row_slot], self.rows.at[col_slot]
-        q, dout = self.q.at[col_slot], self.dout.at[col_slot]
+        """Add one block's share; the first of a row is where its sums begin."""
 
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
             keys, queries = tile
-            return dot(k[keys], q[:, queries], NN), dot(v[keys], dout[:, queries], NN)
+            q, dout = self.q[col_slot, :, queries], self.dout[col_slot, :, queries]
+            return dot(self.k[row_slot, keys], q, NN), dot(self.v[row_slot, keys], dout, NN)
 
-        tile_queries = slice(0)
-        def add(sums: Ref, keys: slice, operand: jax.Array, scores: jax.Array) -> None:
-            scores = scores.astype(operand.dtype)
+        def add(sums: Ref, tile: Tile, operand: jax.Array, scores: jax.Array) -> None:
+            keys, queries = tile
             at = (slice(None), keys) if self.cut.turned else keys
-            two = (operand, scores) if self.cut.turned else (scores, operand)
-            before = sums[at] if tile_queries.start else jnp.where(first, 0, sums[at])
-            sums[at] = before + dot(*two, NT)
+            before = sums[at]
+            if not queries.start:
+                before = jnp.where(first, jnp.zeros_like(before), before)
+            factors = (operand, scores) if self.cut.turned else (scores, operand)
+            sums[at] = before + dot(*factors, NT)
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             keys, queries = tile
-            nonlocal tile_queries
-            tile_queries = queries
+            q, dout = self.q[col_slot, :, queries], self.dout[col_slot, :, queries]
             scores, slope = capped(products[0], self.soft_cap)
-            weights = jnp.exp2(mask.apply(scores, tile) - rows[:1, queries])
-            add(self.dv, keys, dout[:, queries], weights)
-            steps = products[1] - rows[1:, queries]
+            lse, delta = self.rows[col_slot, :1, queries], self.rows[col_slot, 1:, queries]
+            weights = jnp.exp2(mask.apply(scores, tile) - lse)
+            add(self.dv, tile, dout, weights.astype(dout.dtype))
+            steps = products[1] - delta
             steps *= weights if slope is None else weights * slope
             dscores = steps.astype(q.dtype)
-            add(self.dk, keys, q[:, queries], dscores)
+            add(self.dk, tile, q, dscores)
             if self.turned_k is not None and self.dq is not None:
                 self.dq[col_slot, :, queries] += dot(self.turned_k[:, keys], dscores, NN)
 
-        staggered(self.cut.tiles(k.shape[0], q.shape[1]), self.cut.ahead, products, use)
+        tiles = self.cut.tiles(self.k.shape[1], self.q.shape[2])
+        staggered(tiles, self.cut.ahead, products, use)
 
-    def end(self, empty) -> tuple[jax.Array, ...]:
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
-        dk, dv = self.dk[...], self.dv[...]
+        dk, dv = (jnp.where(empty, 0.0, sums[...]) for sums in (self.dk, self.dv))
         if self.cut.turned:
             dk, dv = dk.T, dv.T
-        dk, dv = (jnp.where(empty, 0, x) for x in (dk, dv))
         return dk * LN2, dv
 
 
@@ -310,9 +306,7 @@ def backward_dkv(
     ) -> _Dkv:
         del lane, extra
         dq = cols[3:4] if with_dq else []
-        body = _Dkv(cut, soft_cap, *rows[:2], *cols[:3], *scratch, *dq)
-        body.clear()
-        return body
+        return _Dkv(cut, soft_cap, *rows[:2], *cols[:3], *scratch, *dq)
 
     def queries(x: jax.Array, *, summed: bool = False) -> Tiles:
         return Tiles(x, sizes.block_q, q_lane, wide=True, summed=summed)

@@ -71,9 +71,9 @@ def unpack_words(words: jax.Array, rows: int) -> jax.Array:
     for start in range(0, rows, ROWS):
         count = min(ROWS, rows - start) // _SUBLANES
         at = start // ROWS * _SUBLANES
-        part = jax.lax.slice_in_dim(words, at, at + _SUBLANES)
+        part = words if rows <= ROWS else jax.lax.slice_in_dim(words, at, at + _SUBLANES)
         shape = (count, _SUBLANES, columns)
         bit = jnp.int32(1) << jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-        chosen = jnp.broadcast_to(part[None], shape) & bit
+        chosen = jax.lax.broadcast_in_dim(part, shape, (1, 2)) & bit
         groups.append(chosen.reshape(count * _SUBLANES, columns))
-    return jnp.concatenate(groups, axis=0) != 0
+    return (groups[0] if len(groups) == 1 else jnp.concatenate(groups, axis=0)) != 0

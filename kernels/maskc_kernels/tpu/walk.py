@@ -8,6 +8,7 @@ What a pass computes, and from which operands, `passes.Pass` says.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -151,30 +152,32 @@ class _Walk(NamedTuple):
 
             return run
 
-        mask = self.mask(entry, state)
-
-        def uncut() -> None:
-            full = pl.when(entry.listed != 0)
-            jax.lax.cond(entry.partial != 0, absorb(mask), lambda: full(absorb(Mask())))
-
-        if self.ids is None:
-            uncut()
-        else:
-            # A full block may be cut too. Its bounds are as wide as it is; it has no bits.
-            all_bits = None if self.bits is None else (entry.partial == 0).astype(jnp.int32) * -1
-            col_ids = self.col_side[-1].vmem.at[state.col_slot]
-            cut = mask._replace(all_bits=all_bits, row_ids=self.ids.ref.at[0], col_ids=col_ids)
-            jax.lax.cond(entry.cut != 0, absorb(cut), uncut)
-
+        masked = entry.partial if self.ids is None else entry.partial | entry.cut
+        full = functools.partial(pl.when(entry.listed != 0), absorb(Mask()))
+        jax.lax.cond(masked != 0, absorb(self.mask(entry, state)), full)
         pl.when(closes)(lambda: self.turn(row, entry.listed == 0))
 
         return ahead._replace(row=row + closes.astype(jnp.int32))
 
     def mask(self, entry: Entry, state: _State) -> Mask:
-        """What restricts the entry if it is partial."""
-        words = None if self.bits is None else self.bits.vmem.at[state.bits_slot]
-        bounds = None if self.bounds is None else self.bounds.ref
-        return Mask(words, bounds=bounds, first_col=entry.col * self.job.col_side[0].block)
+        """What restricts the entry, if it is partial or cut by segment ids.
+
+        With ids there is one path for both: a partial block that is not cut has equal ids, and a
+        full one that is cut has bounds as wide as it is, but no bits.
+        """
+        slot = state.bits_slot
+        mask = Mask(
+            words=None if self.bits is None else self.bits.vmem.at[slot],
+            bounds=None if self.bounds is None else self.bounds.ref,
+            first_col=entry.col * self.job.col_side[0].block,
+        )
+        if self.ids is None:
+            return mask
+        return mask._replace(
+            all_bits=None if self.bits is None else jnp.where(entry.partial == 0, -1, 0),
+            row_ids=self.ids.ref.at[0],
+            col_ids=self.col_side[-1].vmem.at[state.col_slot],
+        )
 
     def fetch(
         self, words: tuple[jax.Array, ...], member: jax.Array, state: _State
