@@ -168,12 +168,12 @@ class _Dkv(NamedTuple):
 
         def add(sums: Ref, tile: Tile, operand: jax.Array, scores: jax.Array) -> None:
             keys, queries = tile
-            at = (slice(None), keys) if self.cut.turned else keys
+            turned = _turned(operand.shape[0], self.cut)
+            at = (slice(None), keys) if turned else keys
             before = sums[at]
             if not queries.start:
                 before = jnp.where(first, jnp.zeros_like(before), before)
-            factors = (operand, scores) if self.cut.turned else (scores, operand)
-            sums[at] = before + dot(*factors, NT)
+            sums[at] = before + (dot(operand, scores, NT) if turned else dot(scores, operand, NT))
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             keys, queries = tile
@@ -194,10 +194,17 @@ class _Dkv(NamedTuple):
 
     def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
-        dk, dv = (jnp.where(empty, 0.0, sums[...]) for sums in (self.dk, self.dv))
-        if self.cut.turned:
-            dk, dv = dk.T, dv.T
+        gradients = []
+        for sums, of in ((self.dk, self.k), (self.dv, self.v)):
+            gradient = jnp.where(empty, 0.0, sums[...])
+            gradients.append(gradient.T if _turned(of.shape[2], self.cut) else gradient)
+        dk, dv = gradients
         return dk * LN2, dv
+
+
+def _turned(size: int, cut: Cut) -> bool:
+    """Do the sums of an operand of that head_dim have keys as their last axis?"""
+    return size % cut.unit != 0
 
 
 def backward_dq(
@@ -319,8 +326,10 @@ def backward_dkv(
         form = array_form((q.shape[0] // members, *x.shape[1:]), dtype)
         return Tiles(form, sizes.block_kv)
 
-    turned = [(x.shape[2], sizes.block_kv) for x in (k, v)]
-    held = turned if cut.turned else [shape[::-1] for shape in turned]
+    held = [
+        (size, sizes.block_kv) if _turned(size, cut) else (sizes.block_kv, size)
+        for size in (k.shape[2], v.shape[2])
+    ]
     job = Pass(
         name="maskc_backward" if with_dq else "maskc_backward_dkv",
         lanes=q.shape[0] // members,
@@ -334,7 +343,7 @@ def backward_dkv(
         results=[result(k), result(v)],
         scratch=[
             *(pltpu.VMEM(shape, jnp.float32) for shape in held),
-            *(pltpu.VMEM(turned[0], k.dtype) for _ in sums),
+            *(pltpu.VMEM((k.shape[2], sizes.block_kv), k.dtype) for _ in sums),
         ],
         body=body,
         linear=len(cut.tiles(sizes.block_kv, sizes.block_q)) <= cut.linear,

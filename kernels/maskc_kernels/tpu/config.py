@@ -67,7 +67,8 @@ class Cut(NamedTuple):
         linear: most pieces of a block that the compiler's linear scheduler orders well.
         free: columns that a product with values takes in any case. If the values leave some of
             them, the forward pass sums its weights there.
-        turned: the sums of the pass over keys have keys as their last axis.
+        unit: columns of the matrix unit. Where head_dim does not fill them, the sums of the pass
+            over keys have keys as their last axis.
     """
 
     columns: int
@@ -75,7 +76,7 @@ class Cut(NamedTuple):
     ahead: int
     linear: int = 0
     free: int = 0
-    turned: bool = False
+    unit: int = 1
 
     def tiles(self, rows: int, columns: int) -> list[Tile]:
         """A block of scores in pieces, in the order of work."""
@@ -98,19 +99,22 @@ class Order(NamedTuple):
 
 ORDERS = {
     5: Order(
-        forward=Cut(512, 512, 0), dq=Cut(512, 512, 0), dkv=Cut(512, 512, 0), fused=Cut(256, 512, 1)
+        forward=Cut(512, 512, 0),
+        dq=Cut(512, 512, 0),
+        dkv=Cut(512, 512, 0, unit=128),
+        fused=Cut(512, 512, 0, unit=128),
     ),
     6: Order(
         forward=Cut(512, 256, 2, linear=2, free=256),
         dq=Cut(256, 512, 1),
-        dkv=Cut(512, 256, 2, turned=True),
-        fused=Cut(512, 256, 2, turned=True),
+        dkv=Cut(512, 256, 2, unit=256),
+        fused=Cut(512, 256, 2, unit=256),
     ),
     7: Order(
         forward=Cut(512, 512, 1),
         dq=Cut(256, 512, 1),
-        dkv=Cut(512, 256, 2, turned=True),
-        fused=Cut(512, 256, 2, turned=True),
+        dkv=Cut(512, 256, 2, unit=256),
+        fused=Cut(512, 256, 2, unit=256),
     ),
 }
 """By generation: v5e and v5p (and older ones), v6e, tpu7x (and later ones).
@@ -157,7 +161,6 @@ class KernelConfig:
         compute: most columns of scores per matrix product; None is what `ORDERS` has.
         rows: most rows of scores per matrix product, likewise.
         ahead: how many products are asked for early, likewise.
-        turned: the sums of the pass over keys have keys as their last axis, likewise.
         fused_backward: one kernel for all gradients, over the blocks of the dkv pass; False is one
             for dq and one for dk and dv. None is one, if both passes have the same blocks and HBM
             keeps up with it.
@@ -169,7 +172,6 @@ class KernelConfig:
     compute: int | None = None
     rows: int | None = None
     ahead: int | None = None
-    turned: bool | None = None
     fused_backward: bool | None = None
     chunk: int = 1024
     vmem_limit_bytes: int = VMEM
@@ -179,9 +181,7 @@ class KernelConfig:
     def order(self) -> Order:
         """The pieces to work in."""
         generation = 6 if self.interpret else _generation()
-        named = {
-            "columns": self.compute, "rows": self.rows, "ahead": self.ahead, "turned": self.turned
-        }  # fmt: skip
+        named = {"columns": self.compute, "rows": self.rows, "ahead": self.ahead}
         given = {name: value for name, value in named.items() if value is not None}
         return Order(
             *(
