@@ -132,6 +132,7 @@ def _bwd(
     config, soft_cap = options.config, _base2(options.soft_cap)
     head_mask = jnp.asarray(tables.head_mask)
 
+    @functools.cache  # passes in the same blocks have the same
     def operands(sizes: Sizes) -> Operands:
         bq, bkv = sizes.block_q, sizes.block_kv
         return Operands(
@@ -148,8 +149,9 @@ def _bwd(
     fused = config.fused_backward
     if fused is None:
         fused = _fused_by_default(tables)
+    segments_of = functools.cache(functools.partial(_segments, ids))
     sizes = Sizes.of(q, k, tables.dkv)
-    segments = _segments(ids, sizes)
+    segments = segments_of(sizes)
     dk, dv, *dqs = backward_dkv(
         operands(sizes), head_mask, *_by_keys(tables, sizes, segments, config),
         sizes=sizes, config=config, soft_cap=soft_cap, segments=segments, with_dq=fused,
@@ -159,7 +161,7 @@ def _bwd(
         dq = (dqs[0] * factor).astype(q.dtype)
     else:
         sizes = Sizes.of(q, k, tables.dq)
-        segments = _segments(ids, sizes)
+        segments = segments_of(sizes)
         dq = backward_dq(
             operands(sizes), factor[None], head_mask,
             *_by_queries(tables.dq, tables, sizes, segments, config),

@@ -94,12 +94,11 @@ class _Dq(NamedTuple):
         self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
     ) -> None:
         """Add one block's share."""
-        q, dout = self.q.at[row_slot], self.dout.at[row_slot]
-        k, v = self.k.at[col_slot], self.v.at[col_slot]
 
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
             rows, columns = tile
-            return dot(q[rows], k[columns], NT), dot(dout[rows], v[columns], NT)
+            k, v = self.k[col_slot, columns], self.v[col_slot, columns]
+            return dot(self.q[row_slot, rows], k, NT), dot(self.dout[row_slot, rows], v, NT)
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             rows, columns = tile
@@ -108,10 +107,11 @@ class _Dq(NamedTuple):
             weights = jnp.exp2(mask.apply(scores, tile) - lanes(self.lse[rows], width))
             dscores = products[1] - lanes(self.delta[rows], width)
             dscores *= weights if slope is None else weights * slope
-            self.dq[rows] += dot(dscores.astype(k.dtype), k[columns], NN)
+            k = self.k[col_slot, columns]
+            self.dq[rows] += dot(dscores.astype(k.dtype), k, NN)
 
         cut = self.config.order.dq
-        staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, products, use)
+        staggered(cut.tiles(self.q.shape[1], self.k.shape[1]), cut.ahead, products, use)
 
     def end(self, empty) -> tuple[jax.Array, ...]:
         """The gradient of q as it was before it was scaled."""

@@ -56,18 +56,17 @@ class _Forward(NamedTuple):
         self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
     ) -> None:
         """Take one block into the softmax."""
-        q, k, v = self.q.at[row_slot], self.k.at[col_slot], self.v.at[col_slot]
 
         def scores(tile: Tile) -> jax.Array:
-            return dot(q[tile.rows], k[tile.columns], NT)
+            return dot(self.q[row_slot, tile.rows], self.k[col_slot, tile.columns], NT)
 
         def use(tile: Tile, products: jax.Array) -> None:
             scores, _ = capped(products, self.soft_cap)
             scores = mask.apply(scores, tile)
-            self.softmax.absorb(tile.rows, scores, v[tile.columns], self.spare)
+            self.softmax.absorb(tile.rows, scores, self.v[col_slot, tile.columns], self.spare)
 
         cut = self.config.order.forward
-        staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, scores, use)
+        staggered(cut.tiles(self.q.shape[1], self.k.shape[1]), cut.ahead, scores, use)
 
     def end(self, empty) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""

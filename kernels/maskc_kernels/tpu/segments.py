@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 __all__ = ["BlockIds", "Segments"]
 
-_NO_ID = 2**31 - 1
 _Q_PADDING, _KV_PADDING = -1, -2  # unequal: padding attends nothing, not even padding
 
 
@@ -24,8 +23,9 @@ class BlockIds(NamedTuple):
     """The ids of every block of one side.
 
     Attributes:
-        least: int32 [batch, blocks], the least id, padding apart.
-        greatest: int32 [batch, blocks], the greatest; negative in a block of padding only.
+        least: uint32 [batch, blocks], the least id; without sign, padding is greater than all.
+        greatest: uint32 [batch, blocks], the greatest with sign: padding only if there is nothing
+            else.
         only: int32 [batch, blocks], the only id; a negative number, another for keys than for
             queries, if there are several or padding.
     """
@@ -79,9 +79,15 @@ class Segments(NamedTuple):
 @functools.partial(jax.jit, static_argnames="block")
 def _side(ids: jax.Array, padding: jax.typing.ArrayLike, *, block: int) -> tuple[jax.Array, BlockIds]:
     """One side in whole blocks, [batch, 1, positions]; a function of the program, for all passes."""
-    ids = jnp.where(ids < 0, padding, ids.astype(jnp.int32))
+    ids = ids.astype(jnp.int32)
+    ids = jax.lax.select(ids < 0, jnp.broadcast_to(padding, ids.shape), ids)
     ids = jax.lax.pad(ids, padding, [(0, 0, 0), (0, -ids.shape[1] % block, 0)])
     blocks = ids.reshape(ids.shape[0], -1, block)
-    least, greatest = jnp.where(blocks < 0, _NO_ID, blocks).min(2), blocks.max(2)
-    only = jnp.where(blocks.min(2) == greatest, greatest, padding)
-    return ids[:, None], BlockIds(least, greatest, only)
+    greatest = blocks.max(2)
+    alike = blocks.min(2) == greatest
+    only = jax.lax.select(alike, greatest, jnp.broadcast_to(padding, alike.shape))
+    return ids[:, None], BlockIds(_unsigned(blocks).min(2), _unsigned(greatest), only)
+
+
+def _unsigned(ids: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(ids, jnp.uint32)

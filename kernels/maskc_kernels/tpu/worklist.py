@@ -159,7 +159,7 @@ def work_list(
     place = _spread(places - blocks.first, blocks.ptr, n) + blocks.before
     if blocks.kept is not None:
         beyond = length + jnp.arange(batches * n, dtype=jnp.int32).reshape(batches, n)
-        place = jnp.where(blocks.kept & (place < length), place, beyond)
+        place = jax.lax.select(blocks.kept & (place < length), place, beyond)
 
     def put(entries: jax.Array, values: jax.Array) -> jax.Array:
         for kind in (slice(blocks.full), slice(blocks.full, n)):  # the places of each are in order
@@ -223,7 +223,8 @@ class _Blocks(NamedTuple):
         numbers = _int32(table.partial_id) if numbered else jnp.zeros_like(col[full:])
         number = jax.lax.pad(numbers, jnp.int32(0), [(full, 0, 0)])
         before = jnp.arange(len(col), dtype=jnp.int32)
-        flags = (col << FLAGS | LISTED) + jnp.where(before < full, 0, PARTIAL)
+        partial = jax.lax.pad(jnp.full_like(numbers, PARTIAL), jnp.int32(0), [(full, 0, 0)])
+        flags = col << FLAGS | LISTED | partial
         if ids is None:
             return cls(full, ptr, number, flags[None], None, before[None], ptr[None])
         row = jax.lax.rem(jnp.arange(len(ptr), dtype=jnp.int32), jnp.int32(len(ptr) // 2))
@@ -233,7 +234,7 @@ class _Blocks(NamedTuple):
         sums = jax.lax.cumsum(kept.astype(jnp.int32), axis=1)
         sums = jax.lax.pad(sums, jnp.int32(0), [(0, 0, 0), (1, 0, 0)])
         first = sums.at[:, ptr].get(mode=_INSIDE, wrap_negative_indices=False)
-        flags |= jnp.where(row_ids.cuts(col_ids), CUT, 0)
+        flags |= row_ids.cuts(col_ids).astype(jnp.int32) * CUT
         return cls(full, ptr, number, flags, kept, sums[:, :-1], first)
 
 
