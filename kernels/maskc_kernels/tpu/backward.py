@@ -21,7 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.config import LANES, LN2
 from maskc_kernels.tpu.passes import Form, Pass, Tiles, array_form
-from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, staggered, upright
+from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, once, staggered, upright
 from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
@@ -95,10 +95,17 @@ class _Dq(NamedTuple):
     ) -> None:
         """Add one block's share."""
 
+        @once
+        def of_queries(rows: slice) -> tuple[jax.Array, jax.Array]:
+            return self.q[row_slot, rows], self.dout[row_slot, rows]
+
+        @once
+        def of_keys(columns: slice) -> tuple[jax.Array, jax.Array]:
+            return self.k[col_slot, columns], self.v[col_slot, columns]
+
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
-            rows, columns = tile
-            k, v = self.k[col_slot, columns], self.v[col_slot, columns]
-            return dot(self.q[row_slot, rows], k, NT), dot(self.dout[row_slot, rows], v, NT)
+            (q, dout), (k, v) = of_queries(tile.rows), of_keys(tile.columns)
+            return dot(q, k, NT), dot(dout, v, NT)
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             rows, columns = tile
@@ -107,7 +114,7 @@ class _Dq(NamedTuple):
             weights = jnp.exp2(mask.apply(scores, tile) - lanes(self.lse[rows], width))
             dscores = products[1] - lanes(self.delta[rows], width)
             dscores *= weights if slope is None else weights * slope
-            k = self.k[col_slot, columns]
+            k, _ = of_keys(columns)
             self.dq[rows] += dot(dscores.astype(k.dtype), k, NN)
 
         cut = self.config.order.dq
@@ -161,10 +168,19 @@ class _Dkv(NamedTuple):
     ) -> None:
         """Add one block's share; the first of a row is where its sums begin."""
 
+        @once
+        def of_keys(keys: slice) -> tuple[jax.Array, jax.Array]:
+            return self.k[row_slot, keys], self.v[row_slot, keys]
+
+        @once
+        def of_queries(queries: slice) -> tuple[jax.Array, ...]:
+            refs = self.q, self.dout, self.rows
+            q, dout, rows = (ref[col_slot, :, queries] for ref in refs)
+            return q, dout, rows[:1], rows[1:]
+
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
-            keys, queries = tile
-            q, dout = self.q[col_slot, :, queries], self.dout[col_slot, :, queries]
-            return dot(self.k[row_slot, keys], q, NN), dot(self.v[row_slot, keys], dout, NN)
+            (k, v), (q, dout, _, _) = of_keys(tile.rows), of_queries(tile.columns)
+            return dot(k, q, NN), dot(v, dout, NN)
 
         def add(sums: Ref, tile: Tile, operand: jax.Array, scores: jax.Array) -> None:
             keys, queries = tile
@@ -177,9 +193,8 @@ class _Dkv(NamedTuple):
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             keys, queries = tile
-            q, dout = self.q[col_slot, :, queries], self.dout[col_slot, :, queries]
+            q, dout, lse, delta = of_queries(queries)
             scores, slope = capped(products[0], self.soft_cap)
-            lse, delta = self.rows[col_slot, :1, queries], self.rows[col_slot, 1:, queries]
             weights = jnp.exp2(mask.apply(scores, tile) - lse)
             add(self.dv, tile, dout, weights.astype(dout.dtype))
             steps = products[1] - delta

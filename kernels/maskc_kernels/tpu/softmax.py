@@ -13,7 +13,7 @@ from maskc_kernels.tpu.bits import unpack_words, word_rows
 from maskc_kernels.tpu.bounds import NUMBERS
 from maskc_kernels.tpu.config import LANES, LN2, MASKED, Tile
 
-__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "staggered", "upright"]
+__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "once", "staggered", "upright"]
 
 Ref = Any
 Products = TypeVar("Products")
@@ -106,6 +106,18 @@ def staggered(
     for number, tile in enumerate(tiles):
         asked += [products(later) for later in tiles[number + ahead : number + ahead + 1]]
         use(tile, asked.pop(0))
+
+
+def once(load: Callable[[slice], Products]) -> Callable[[slice], Products]:
+    """`load` for parts of a block: each is loaded once, where the first tile that has it is."""
+    known: dict[int, Products] = {}
+
+    def part(where: slice) -> Products:
+        if where.start not in known:
+            known[where.start] = load(where)
+        return known[where.start]
+
+    return part
 
 
 class Softmax(NamedTuple):
