@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -61,11 +62,24 @@ class Tiles(NamedTuple):
         tile = (length, self.block) if self.wide else (self.block, dim)
         return Buffers.scratch(tile, self.form.dtype, slots)
 
-    def where(self, lane: jax.Array, member: jax.Array, number: jax.Array) -> tuple[Any, ...]:
-        """The index of block `number`."""
-        span = pl.ds(pl.multiple_of(number * self.block, self.block), self.block)
-        at = self.lane(lane, member)
-        return (at, slice(None), span) if self.wide else (at, span)
+    @staticmethod
+    def where(
+        tiles: Iterable[Tiles], lane: jax.Array, member: jax.Array, number: jax.Array
+    ) -> list[tuple[Any, ...]]:
+        """The index of block `number` in each; what is common to them is computed once."""
+
+        @functools.cache
+        def at(of: Lane) -> jax.Array:
+            return of(lane, member)
+
+        @functools.cache
+        def span(block: int) -> pl.Slice:
+            return pl.ds(pl.multiple_of(number * block, block), block)
+
+        return [
+            (at(of.lane), slice(None), span(of.block)) if of.wide else (at(of.lane), span(of.block))
+            for of in tiles
+        ]
 
 
 class Body(Protocol):

@@ -92,16 +92,21 @@ class Stream(NamedTuple):
 
         def turn(number: jax.Array, carry: Carry) -> Carry:
             self._copy(number + 1).start()
-            self._copy(number).wait()
+            self._wait(number)
             here = jnp.maximum(begin, number * chunk), jnp.minimum(end, (number + 1) * chunk)
             return loop(*here, step, carry)
 
         after = loop(first, last + 1, turn, carry)
-        self._copy(last + 1).wait()
+        self._wait(last + 1)
         return after
 
+    def _wait(self, chunk: jax.Array) -> None:
+        size = self.form.chunk * self.form.words
+        some = self.smem.at[pl.ds(0, size)]  # only its size counts
+        pltpu.make_async_copy(some, some, self.sem.at[chunk & 1]).wait()
+
     def _copy(self, chunk: jax.Array) -> Any:
-        slot, size = jax.lax.rem(chunk, jnp.int32(_SLOTS)), self.form.chunk * self.form.words
+        slot, size = chunk & 1, self.form.chunk * self.form.words
         return pltpu.make_async_copy(
             self.hbm.at[pl.ds(pl.multiple_of(chunk * size, size), size)],
             self.smem.at[pl.ds(pl.multiple_of(slot * size, size), size)],

@@ -118,7 +118,7 @@ class Sums(NamedTuple):
         if self.members > 1:
             members = jnp.int32(self.members)
             col, member = jax.lax.div(key, members), jax.lax.rem(key, members)
-        return [
-            buffers.store(slot, *tiles.where(self.lane, member, col))
-            for tiles, buffers in self.parts
-        ]
+        tiles = [tiles for tiles, _ in self.parts]
+        where = tiles[0].where(tiles, self.lane, member, col)
+        pairs = zip(self.parts, where, strict=True)
+        return [buffers.store(slot, *at) for (_, buffers), at in pairs]

@@ -20,7 +20,7 @@ from jax.extend import source_info_util
 
 from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import LANES
-from maskc_kernels.tpu.passes import array_form
+from maskc_kernels.tpu.passes import Tiles, array_form
 from maskc_kernels.tpu.softmax import Mask, upright
 from maskc_kernels.tpu.stream import Buffers, Ref, Stream, loop
 from maskc_kernels.tpu.sums import Leaving, Sums, next_slot
@@ -255,26 +255,21 @@ class _Walk(NamedTuple):
 
     def row_copies(self, row: jax.Array) -> list[Any]:
         """The transfers of a row's operands."""
-        pairs = zip(self.job.row_side, self.row_side, strict=True)
-        return [
-            buffers.fetch(row & 1, *tiles.where(self.lane, jnp.int32(0), row))
-            for tiles, buffers in pairs
-        ]
+        where = Tiles.where(self.job.row_side, self.lane, jnp.int32(0), row)
+        pairs = zip(self.row_side, where, strict=True)
+        return [buffers.fetch(row & 1, *at) for buffers, at in pairs]
 
     def col_copies(self, slot: jax.Array, member: jax.Array, col: jax.Array) -> list[Any]:
         """The transfers of one block's column operands."""
-        pairs = zip(self.job.col_side, self.col_side, strict=True)
-        return [
-            buffers.fetch(slot, *tiles.where(self.lane, member, col)) for tiles, buffers in pairs
-        ]
+        where = Tiles.where(self.job.col_side, self.lane, member, col)
+        pairs = zip(self.col_side, where, strict=True)
+        return [buffers.fetch(slot, *at) for buffers, at in pairs]
 
     def result_copies(self, row: jax.Array) -> list[Any]:
         """The transfers of a row's results."""
-        pairs = zip(self.job.results, self.results, strict=True)
-        return [
-            buffers.store(row & 1, *tiles.where(self.lane, jnp.int32(0), row))
-            for tiles, buffers in pairs
-        ]
+        where = Tiles.where(self.job.results, self.lane, jnp.int32(0), row)
+        pairs = zip(self.results, where, strict=True)
+        return [buffers.store(row & 1, *at) for buffers, at in pairs]
 
 
 def run_pass(
