@@ -44,24 +44,23 @@ def mask_words(table: BlockTable, *, transposed: bool = False) -> jax.Array:
     if not unique:  # a kernel takes no empty operand; nothing points at this one
         return jnp.zeros((1, tall, columns), jnp.int32)
     groups = (unique, tall // _SUBLANES, _BITS)
-    if transposed:  # a byte has eight rows: those of one bit of a word
+    if transposed:  # a byte has eight rows, the same bit of eight words each
         blocks = _filled(blocks.swapaxes(1, 2), tall * _BITS // 8)
-        rest = jnp.arange(8, dtype=jnp.uint8)[:, None]
-        parts = blocks.reshape(*groups, 1, columns) >> rest
+        parts, shape = blocks.reshape(*groups, 1, columns), (*groups, 8, columns)
+        place = jax.lax.broadcasted_iota(jnp.uint8, shape, 3)
     else:  # a byte has eight columns
         parts = _filled(blocks, tall * _BITS).reshape(*groups, _SUBLANES, -1, 1)
-        parts = parts >> jnp.arange(8, dtype=jnp.uint8)
+        place = jax.lax.broadcasted_iota(jnp.uint8, (*parts.shape[:-1], 8), 5)
     # One fused operation: unpacked, all of them could be larger than the device.
-    bit = jax.lax.broadcasted_iota(jnp.int32, parts.shape, 2)
-    words = ((parts & 1).astype(jnp.int32) << bit).sum(2, dtype=jnp.int32)
-    return words.reshape(unique, tall, -1)
+    bit = jax.lax.broadcasted_iota(jnp.int32, place.shape, 2)
+    words = ((parts >> place & 1).astype(jnp.int32) << bit).sum(2, dtype=jnp.int32)
+    return words.reshape(unique, tall, columns)
 
 
 def _filled(blocks: jax.Array, rows: int) -> jax.Array:
     """With zeros behind the rows."""
-    return jax.lax.pad(
-        blocks, jnp.uint8(0), [(0, 0, 0), (0, rows - blocks.shape[1], 0), (0, 0, 0)]
-    )
+    more = rows - blocks.shape[1]
+    return jnp.pad(blocks, ((0, 0), (0, more), (0, 0))) if more else blocks
 
 
 def unpack_words(words: jax.Array, rows: int) -> jax.Array:

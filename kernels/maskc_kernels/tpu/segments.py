@@ -81,7 +81,8 @@ def _side(ids: jax.Array, padding: jax.typing.ArrayLike, *, block: int) -> tuple
     """One side in whole blocks, [batch, 1, positions]; a function of the program, for all passes."""
     ids = ids.astype(jnp.int32)
     ids = jax.lax.select(ids < 0, jnp.broadcast_to(padding, ids.shape), ids)
-    ids = jax.lax.pad(ids, padding, [(0, 0, 0), (0, -ids.shape[1] % block, 0)])
+    if ragged := -ids.shape[1] % block:
+        ids = jax.lax.pad(ids, padding, [(0, 0, 0), (0, ragged, 0)])
     blocks = ids.reshape(ids.shape[0], -1, block)
     greatest = blocks.max(2)
     alike = blocks.min(2) == greatest

@@ -231,8 +231,8 @@ class _Blocks(NamedTuple):
         row = _spread(jax.lax.rem(row, jnp.int32(rows))[None], ptr, len(col))[0]
         row_ids, col_ids = ids[0].pick(row), ids[1].pick(col)
         kept = row_ids.meets(col_ids)
-        sums = jax.lax.cumsum(kept.astype(jnp.int32), axis=1)
-        sums = jax.lax.pad(sums, jnp.int32(0), [(0, 0, 0), (1, 0, 0)])
+        sums = jax.lax.pad(kept.astype(jnp.int32), jnp.int32(0), [(0, 0, 0), (1, 0, 0)])
+        sums = jax.lax.cumsum(sums, axis=1)
         first = sums.at[:, ptr].get(mode=_INSIDE, wrap_negative_indices=False)
         flags |= row_ids.cuts(col_ids).astype(jnp.int32) * CUT
         return cls(full, ptr, number, flags, kept, sums[:, :-1], first)
