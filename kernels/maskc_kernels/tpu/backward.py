@@ -117,8 +117,9 @@ class _Dq(NamedTuple):
             k, _ = of_keys(columns)
             self.dq[rows] += dot(dscores.astype(k.dtype), k, NN)
 
-        cut = self.config.order.dq
-        staggered(cut.tiles(self.q.shape[1], self.k.shape[1]), cut.ahead, products, use)
+        size = self.q.shape[1], self.k.shape[1]
+        cut = self.config.order.dq if mask.full else self.config.order.dq.masked(*size)
+        staggered(cut.tiles(*size), cut.ahead, products, use)
 
     def end(self, empty) -> tuple[jax.Array, ...]:
         """The gradient of q as it was before it was scaled."""
@@ -204,8 +205,9 @@ class _Dkv(NamedTuple):
             if self.turned_k is not None and self.dq is not None:
                 self.dq[col_slot, :, queries] += dot(self.turned_k[:, keys], dscores, NN)
 
-        tiles = self.cut.tiles(self.k.shape[1], self.q.shape[2])
-        staggered(tiles, self.cut.ahead, products, use)
+        size = self.k.shape[1], self.q.shape[2]
+        cut = self.cut if mask.full else self.cut.masked(*size)
+        staggered(cut.tiles(*size), cut.ahead, products, use)
 
     def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""

@@ -71,6 +71,11 @@ class Mask(NamedTuple):
     row_ids: Ref | None = None
     col_ids: Ref | None = None
 
+    @property
+    def full(self) -> bool:
+        """Nothing does."""
+        return self.words is None and self.bounds is None and self.row_ids is None
+
     def apply(self, scores: jax.Array, tile: Tile) -> jax.Array:
         """The scores of a tile, with `MASKED` where a pair may not attend."""
         if self.words is not None:
