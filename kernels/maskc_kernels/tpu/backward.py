@@ -21,7 +21,18 @@ from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.config import LANES, LN2
 from maskc_kernels.tpu.passes import Form, Pass, Tiles, array_form
-from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, once, staggered, upright
+from maskc_kernels.tpu.softmax import (
+    NN,
+    NT,
+    Mask,
+    Ref,
+    capped,
+    dot,
+    lanes,
+    once,
+    staggered,
+    upright,
+)
 from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
@@ -85,7 +96,6 @@ class _Dq(NamedTuple):
 
     def begin(self, row_slot: jax.Array) -> None:
         """Turn the rows' numbers upright, once per row."""
-        self.dq[...] = jnp.zeros_like(self.dq)
         rows = self.rows[row_slot]
         for target, row in ((self.lse, rows[:1]), (self.delta, rows[1:])):
             target[...] = upright(row)
@@ -93,7 +103,7 @@ class _Dq(NamedTuple):
     def absorb(
         self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
     ) -> None:
-        """Add one block's share."""
+        """Add one block's share; the first of a row is where its sum begins."""
 
         @once
         def of_queries(rows: slice) -> tuple[jax.Array, jax.Array]:
@@ -115,15 +125,16 @@ class _Dq(NamedTuple):
             dscores = products[1] - lanes(self.delta[rows], width)
             dscores *= weights if slope is None else weights * slope
             k, _ = of_keys(columns)
-            self.dq[rows] += dot(dscores.astype(k.dtype), k, NN)
+            before = _so_far(self.dq[rows], first, columns)
+            self.dq[rows] = before + dot(dscores.astype(k.dtype), k, NN)
 
         size = self.q.shape[1], self.k.shape[1]
         cut = self.config.order.dq if mask.full else self.config.order.dq.masked(*size)
         staggered(cut.tiles(*size), cut.ahead, products, use)
 
-    def end(self, empty) -> tuple[jax.Array, ...]:
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """The gradient of q as it was before it was scaled."""
-        return (self.dq[...] * self.sm_scale[0],)
+        return (jnp.where(empty, 0.0, self.dq[...]) * self.sm_scale[0],)
 
 
 class _Dkv(NamedTuple):
@@ -187,9 +198,7 @@ class _Dkv(NamedTuple):
             keys, queries = tile
             turned = _turned(operand.shape[0], self.cut)
             at = (slice(None), keys) if turned else keys
-            before = sums[at]
-            if not queries.start:
-                before = jnp.where(first, jnp.zeros_like(before), before)
+            before = _so_far(sums[at], first, queries)
             sums[at] = before + (dot(operand, scores, NT) if turned else dot(scores, operand, NT))
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
@@ -217,6 +226,14 @@ class _Dkv(NamedTuple):
             gradients.append(gradient.T if _turned(of.shape[2], self.cut) else gradient)
         dk, dv = gradients
         return dk * LN2, dv
+
+
+def _so_far(sums: jax.Array, first: jax.Array, part: slice) -> jax.Array:
+    """Sums to add a part of a block to: what they hold is an earlier row's if this one begins.
+
+    So no cycles go into zeros. `first` tells that the block is the first of its row.
+    """
+    return sums if part.start else jnp.where(first, jnp.zeros_like(sums), sums)
 
 
 def _turned(size: int, cut: Cut) -> bool:

@@ -40,6 +40,7 @@ MASKED = -0.7 * 3.4028234663852886e38
 
 
 _MANY = 4
+"""Pieces of a block: see `Cut.masked`."""
 
 
 class Tile(NamedTuple):
@@ -90,12 +91,12 @@ class Cut(NamedTuple):
             for top in range(0, rows, height)
         ]
 
-
     def masked(self, rows: int, columns: int) -> Cut:
-        """The same for a block under a mask, which is worked on in fewer pieces if they are many.
+        """The same for a block under a mask: pieces as high as it is, if there were many.
 
-        Every piece is written out in the program, once more for each path. A block of 1024 x 1024
-        in columns of pieces takes 2% longer on v6e.
+        Every piece is written out in the program, once per path, which blocks of 1024 x 1024 made
+        a third longer. On v6e a masked one takes 4,323 cycles (4,252) in the fused pass, 3,776
+        (3,670) in dkv and 3,338 (3,337) in dq.
         """
         if len(self.tiles(rows, columns)) <= _MANY:
             return self

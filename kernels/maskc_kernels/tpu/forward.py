@@ -56,6 +56,7 @@ class _Forward(NamedTuple):
         self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
     ) -> None:
         """Take one block into the softmax."""
+        del first
 
         def scores(tile: Tile) -> jax.Array:
             return dot(self.q[row_slot, tile.rows], self.k[col_slot, tile.columns], NT)
@@ -68,8 +69,9 @@ class _Forward(NamedTuple):
         cut = self.config.order.forward
         staggered(cut.tiles(self.q.shape[1], self.k.shape[1]), cut.ahead, scores, use)
 
-    def end(self, empty) -> tuple[jax.Array, ...]:
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""
+        del empty
         out, lse = self.softmax.finish(self.sink)
         return (out, lse.T[:1]) if self.residuals else (out,)
 

@@ -73,7 +73,7 @@ class Tiles(NamedTuple):
             return of(lane, member)
 
         @functools.cache
-        def span(block: int) -> pl.Slice:
+        def span(block: int) -> Any:
             return pl.ds(pl.multiple_of(number * block, block), block)
 
         return [
@@ -89,12 +89,14 @@ class Body(Protocol):
         """A row begins; its operands are in VMEM."""
         ...
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
-        """Take in one block under its mask."""
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
+        """Take in one block under its mask; `first`, bool [], if it is the row's first."""
         ...
 
-    def end(self) -> tuple[jax.Array, ...]:
-        """The row's results, one per result of the pass."""
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
+        """The row's results, one per result of the pass; `empty`, bool [], if it had no block."""
         ...
 
 

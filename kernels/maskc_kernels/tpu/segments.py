@@ -8,7 +8,6 @@ has one and the same id on both sides. Only the rest compares ids pair by pair.
 from __future__ import annotations
 
 import functools
-import functools
 from typing import NamedTuple
 
 import jax
@@ -36,8 +35,12 @@ class BlockIds(NamedTuple):
 
     def pick(self, block: jax.Array) -> BlockIds:
         """Those of the blocks [n], which exist, as [batch, n] each."""
-        options = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
-        return BlockIds(*(field.at[:, block].get(**options) for field in self))
+        return BlockIds(
+            *(
+                field.at[:, block].get(mode="promise_in_bounds", wrap_negative_indices=False)
+                for field in self
+            )
+        )
 
     def meets(self, other: BlockIds) -> jax.Array:
         """May there be an id on both sides? bool [batch, n]."""
@@ -77,8 +80,10 @@ class Segments(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="block")
-def _side(ids: jax.Array, padding: jax.typing.ArrayLike, *, block: int) -> tuple[jax.Array, BlockIds]:
-    """One side in whole blocks, [batch, 1, positions]; a function of the program, for all passes."""
+def _side(
+    ids: jax.Array, padding: jax.typing.ArrayLike, *, block: int
+) -> tuple[jax.Array, BlockIds]:
+    """One side in whole blocks, [batch, 1, positions]; one function for all passes."""
     ids = ids.astype(jnp.int32)
     ids = jax.lax.select(ids < 0, jnp.broadcast_to(padding, ids.shape), ids)
     if ragged := -ids.shape[1] % block:

@@ -103,7 +103,8 @@ class Stream(NamedTuple):
     def _wait(self, chunk: jax.Array) -> None:
         size = self.form.chunk * self.form.words
         some = self.smem.at[pl.ds(0, size)]  # only its size counts
-        pltpu.make_async_copy(some, some, self.sem.at[chunk & 1]).wait()
+        copy: Any = pltpu.make_async_copy(some, some, self.sem.at[chunk & 1])
+        copy.wait()
 
     def _copy(self, chunk: jax.Array) -> Any:
         slot, size = chunk & 1, self.form.chunk * self.form.words
@@ -139,7 +140,8 @@ class Buffers(NamedTuple):
     def wait(self, slot: jax.Array) -> None:
         """Wait for the copy from or to buffer `slot`, of which only the size counts here."""
         block = self.vmem.at[slot]
-        pltpu.make_async_copy(block, block, self.sem.at[slot]).wait()
+        copy: Any = pltpu.make_async_copy(block, block, self.sem.at[slot])
+        copy.wait()
 
     def store(self, slot: jax.Array, *where: Any) -> Any:
         """The copy of buffer `slot` to `hbm[where]`."""

@@ -87,9 +87,7 @@ class Sums(NamedTuple):
             for copy in self._copies(slot, key):
                 copy.start()
 
-    def make_room(
-        self, new: jax.Array, slot: jax.Array, key: jax.Array, leaving: Leaving
-    ) -> None:
+    def make_room(self, new: jax.Array, slot: jax.Array, key: jax.Array, leaving: Leaving) -> None:
         """Before sums are sent for: wait for those of their buffer, and for themselves.
 
         Args:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_pass"]
 
+
 class _Upright(NamedTuple):
     """Numbers of the rows that blocks compare with, turned once per row.
 
@@ -179,9 +180,7 @@ class _Walk(NamedTuple):
             col_ids=self.col_side[-1].vmem.at[state.col_slot],
         )
 
-    def fetch(
-        self, words: tuple[jax.Array, ...], member: jax.Array, state: _State
-    ) -> _State:
+    def fetch(self, words: tuple[jax.Array, ...], member: jax.Array, state: _State) -> _State:
         """Start what an entry needs and VMEM does not have."""
         entry = self.stream.form.decode(words)
         if self.bits is not None:

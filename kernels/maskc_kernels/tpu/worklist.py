@@ -248,7 +248,9 @@ def _spread(values: jax.Array, ptr: jax.Array, n: int) -> jax.Array:
     Steps at the rows' beginnings, summed: gathering millions of numbers is slow on a TPU.
     """
     steps = values - jax.lax.pad(values, jnp.int32(0), [(0, 0, 0), (1, -1, 0)])
-    marks = jnp.zeros((values.shape[0], n + 1), jnp.int32).at[:, ptr].add(
-        steps, mode=_INSIDE, wrap_negative_indices=False, indices_are_sorted=True
+    marks = (
+        jnp.zeros((values.shape[0], n + 1), jnp.int32)
+        .at[:, ptr]
+        .add(steps, mode=_INSIDE, wrap_negative_indices=False, indices_are_sorted=True)
     )
     return jax.lax.cumsum(marks, axis=1)[:, :n]

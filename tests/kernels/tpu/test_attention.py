@@ -336,6 +336,19 @@ def test_head_dims(head_dim, v_head_dim, check, tables_of):
     check(shape, plan, tables_of(plan), scale=head_dim**-0.5)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_blocks_of_many_pieces(fused, check, tables_of):
+    """A masked one is worked on in other pieces than a full one."""
+    config = dataclasses.replace(PLAIN, compute=128, rows=256)
+    for cut in (config.order.dq, config.order.dkv, config.order.fused):
+        assert len(cut.masked(512, 512).tiles(512, 512)) < len(cut.tiles(512, 512))
+    blocks = {"block_q": 512, "block_kv": 512}
+    shape = Shape(512, 1024, 1, 1, 8, 8, blocks, fused=fused)
+    plan = shape.compile([Causal(offset=512)])
+    assert (len(plan.fwd.full_idx), len(plan.fwd.partial_idx)) == (1, 1)
+    check(shape, plan, tables_of(plan), config=config)
+
+
 def test_bounds_of_queries_only(check, tables_of):
     """Queries attend one interval each, keys are attended by many."""
     shape = Shape(256, 300, 2, 1, 8, 8, SQUARE, intervals=())
