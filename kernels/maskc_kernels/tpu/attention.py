@@ -145,7 +145,7 @@ def _bwd(
         )
 
     # The scale's gradient is sum(q * dq) / scale, so dq must hold another factor than 0.
-    factor = jnp.where(sm_scale == 0, 1, sm_scale).astype(jnp.float32)
+    factor = jax.lax.select(sm_scale == 0, jnp.ones_like(sm_scale), sm_scale).astype(jnp.float32)
     fused = config.fused_backward
     if fused is None:
         fused = _fused_by_default(tables)

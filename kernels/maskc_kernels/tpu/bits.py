@@ -51,7 +51,8 @@ def mask_words(table: BlockTable, *, transposed: bool = False) -> jax.Array:
     else:  # a byte has eight columns
         parts = _filled(blocks, tall * _BITS).reshape(*groups, _SUBLANES, -1, 1)
         place = jax.lax.broadcasted_iota(jnp.uint8, (*parts.shape[:-1], 8), 5)
-    # One fused operation: unpacked, all of them could be larger than the device.
+    # One fused operation, which takes one or two times the words' memory. Unpacked, all blocks
+    # could be larger than the device.
     bit = jax.lax.broadcasted_iota(jnp.int32, place.shape, 2)
     words = ((parts >> place & 1).astype(jnp.int32) << bit).sum(2, dtype=jnp.int32)
     return words.reshape(unique, tall, columns)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 __all__ = ["BlockIds", "Segments"]
 
+_NO_ID = 2**31 - 1
 _Q_PADDING, _KV_PADDING = -1, -2  # unequal: padding attends nothing, not even padding
 
 
@@ -22,9 +23,8 @@ class BlockIds(NamedTuple):
     """The ids of every block of one side.
 
     Attributes:
-        least: uint32 [batch, blocks], the least id; without sign, padding is greater than all.
-        greatest: uint32 [batch, blocks], the greatest with sign: padding only if there is nothing
-            else.
+        least: int32 [batch, blocks], the least id, padding apart.
+        greatest: int32 [batch, blocks], the greatest; negative in a block of padding only.
         only: int32 [batch, blocks], the only id; a negative number, another for keys than for
             queries, if there are several or padding.
     """
@@ -92,8 +92,7 @@ def _side(
     greatest = blocks.max(2)
     alike = blocks.min(2) == greatest
     only = jax.lax.select(alike, greatest, jnp.broadcast_to(padding, alike.shape))
-    return ids[:, None], BlockIds(_unsigned(blocks).min(2), _unsigned(greatest), only)
-
-
-def _unsigned(ids: jax.Array) -> jax.Array:
-    return jax.lax.bitcast_convert_type(ids, jnp.uint32)
+    # Without sign, padding is greater than all ids.
+    least = jax.lax.bitcast_convert_type(blocks, jnp.uint32).min(2)
+    least = jnp.minimum(least, _NO_ID).astype(jnp.int32)
+    return ids[:, None], BlockIds(least, greatest, only)

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from maskc_kernels.tpu.segments import BlockIds
+
 if TYPE_CHECKING:
     from maskc_kernels.tables import BlockTable, TableArray
-    from maskc_kernels.tpu.segments import BlockIds
 
 __all__ = ["Entry", "EntryForm", "WorkList", "work_list"]
 
@@ -145,7 +146,7 @@ def work_list(
     col_bits = max(1, (cols - 1).bit_length())
     id_bits = max(1, (table.partial_blocks.shape[0] - 1).bit_length()) if numbered else 0
     form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits <= _WORD else 2, chunk)
-    blocks = _Blocks.of(table, rows, ids, numbered=numbered)
+    blocks = _Blocks.of(table, ids, numbered=numbered)
     owners, n = table.full_ptr.shape[0] - 1, len(blocks.number)  # rows of all masks, and blocks
     counts = blocks.first[:, 1:] - blocks.first[:, :-1]
     full, partial = counts[:, :owners], counts[:, owners + 1 :]
@@ -209,12 +210,7 @@ class _Blocks(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        table: BlockTable,
-        rows: int,
-        ids: tuple[BlockIds, BlockIds] | None,
-        *,
-        numbered: bool,
+        cls, table: BlockTable, ids: tuple[BlockIds, BlockIds] | None, *, numbered: bool
     ) -> _Blocks:
         """Of a table; see `work_list`."""
         full = table.full_idx.shape[0]
@@ -227,15 +223,21 @@ class _Blocks(NamedTuple):
         flags = col << FLAGS | LISTED | partial
         if ids is None:
             return cls(full, ptr, number, flags[None], None, before[None], ptr[None])
-        row = jax.lax.rem(jnp.arange(len(ptr), dtype=jnp.int32), jnp.int32(len(ptr) // 2))
-        row = _spread(jax.lax.rem(row, jnp.int32(rows))[None], ptr, len(col))[0]
-        row_ids, col_ids = ids[0].pick(row), ids[1].pick(col)
+        row_ids, col_ids = _of_rows(ids[0], ptr, len(col)), ids[1].pick(col)
         kept = row_ids.meets(col_ids)
         sums = jax.lax.pad(kept.astype(jnp.int32), jnp.int32(0), [(0, 0, 0), (1, 0, 0)])
         sums = jax.lax.cumsum(sums, axis=1)
         first = sums.at[:, ptr].get(mode=_INSIDE, wrap_negative_indices=False)
         flags |= row_ids.cuts(col_ids).astype(jnp.int32) * CUT
         return cls(full, ptr, number, flags, kept, sums[:, :-1], first)
+
+
+def _of_rows(ids: BlockIds, ptr: jax.Array, n: int) -> BlockIds:
+    """Those of the row of every block; of any behind the last row."""
+    fields = jnp.concatenate(ids)
+    masks = len(ptr) // 2 // fields.shape[1]
+    kinds = jnp.concatenate(([fields] * masks + [fields[:, :1]]) * 2, axis=1)
+    return BlockIds(*jnp.split(_spread(kinds, ptr, n), len(ids)))
 
 
 def _int32(x: TableArray) -> jax.Array:
