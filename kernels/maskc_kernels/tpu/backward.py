@@ -37,7 +37,7 @@ from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
-    from maskc_kernels.tpu.config import Cut, KernelConfig, Tile
+    from maskc_kernels.tpu.config import Cut, KernelConfig, Span, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
@@ -106,11 +106,11 @@ class _Dq(NamedTuple):
         """Add one block's share; the first of a row is where its sum begins."""
 
         @once
-        def of_queries(rows: slice) -> tuple[jax.Array, jax.Array]:
+        def of_queries(rows: Span) -> tuple[jax.Array, jax.Array]:
             return self.q[row_slot, rows], self.dout[row_slot, rows]
 
         @once
-        def of_keys(columns: slice) -> tuple[jax.Array, jax.Array]:
+        def of_keys(columns: Span) -> tuple[jax.Array, jax.Array]:
             return self.k[col_slot, columns], self.v[col_slot, columns]
 
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
@@ -181,11 +181,11 @@ class _Dkv(NamedTuple):
         """Add one block's share; the first of a row is where its sums begin."""
 
         @once
-        def of_keys(keys: slice) -> tuple[jax.Array, jax.Array]:
+        def of_keys(keys: Span) -> tuple[jax.Array, jax.Array]:
             return self.k[row_slot, keys], self.v[row_slot, keys]
 
         @once
-        def of_queries(queries: slice) -> tuple[jax.Array, ...]:
+        def of_queries(queries: Span) -> tuple[jax.Array, ...]:
             refs = self.q, self.dout, self.rows
             q, dout, rows = (ref[col_slot, :, queries] for ref in refs)
             return q, dout, rows[:1], rows[1:]
@@ -228,7 +228,7 @@ class _Dkv(NamedTuple):
         return dk * LN2, dv
 
 
-def _so_far(sums: jax.Array, first: jax.Array, part: slice) -> jax.Array:
+def _so_far(sums: jax.Array, first: jax.Array, part: Span) -> jax.Array:
     """Sums to add a part of a block to: what they hold is an earlier row's if this one begins.
 
     So no cycles go into zeros. `first` tells that the block is the first of its row.
@@ -380,7 +380,7 @@ def backward_dkv(
             *(pltpu.VMEM((k.shape[2], sizes.block_kv), k.dtype) for _ in sums),
         ],
         body=body,
-        linear=len(cut.tiles(sizes.block_kv, sizes.block_q)) <= cut.linear,
+        linear=sizes.block_kv * sizes.block_q <= cut.linear,
     )  # fmt: skip
     dk, dv, *dq = run_pass(
         job, work, partial, head_mask, [k, v], [q, dout, rows, *sums],

@@ -64,16 +64,28 @@ def _filled(blocks: jax.Array, rows: int) -> jax.Array:
     return jnp.pad(blocks, ((0, 0), (0, more), (0, 0))) if more else blocks
 
 
-def unpack_words(words: jax.Array, rows: int) -> jax.Array:
-    """Words [word_rows, columns] as bool [rows, columns], in a kernel."""
+def unpack_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
+    """Words [word_rows, columns] as bool [rows, columns], in a kernel.
+
+    Args:
+        words: those that hold the rows.
+        rows: how many rows.
+        first: how many rows of the words come before them; a multiple of 8.
+    """
     columns = words.shape[1]
     groups = []
-    for start in range(0, rows, ROWS):
-        count = min(ROWS, rows - start) // _SUBLANES
-        at = start // ROWS * _SUBLANES
-        part = words if rows <= ROWS else jax.lax.slice_in_dim(words, at, at + _SUBLANES)
+    at = 0
+    while at < rows:
+        row = (first + at) % ROWS
+        held = (first + at) // ROWS * _SUBLANES
+        count = min(ROWS - row, rows - at) // _SUBLANES
+        part = words
+        if words.shape[0] > _SUBLANES:
+            part = jax.lax.slice_in_dim(words, held, held + _SUBLANES)
         shape = (count, _SUBLANES, columns)
-        bit = jnp.int32(1) << jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+        number = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+        bit = jnp.int32(1) << (number + row // _SUBLANES if row else number)
         chosen = jax.lax.broadcast_in_dim(part, shape, (1, 2)) & bit
         groups.append(chosen.reshape(count * _SUBLANES, columns))
+        at += count * _SUBLANES
     return (groups[0] if len(groups) == 1 else jnp.concatenate(groups, axis=0)) != 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.errors import KernelUnavailableError
-from maskc_kernels.tpu.bits import ROWS
 
 __all__ = [
     "DTYPES",
@@ -20,6 +20,7 @@ __all__ = [
     "Cut",
     "KernelConfig",
     "Order",
+    "Span",
     "Tile",
 ]
 
@@ -39,8 +40,11 @@ MASKED = -0.7 * 3.4028234663852886e38
 """Score of a pair that may not attend: finite, so that no difference of two is NaN."""
 
 
-_MANY = 4
+_MANY = 2
 """Pieces of a block: see `Cut.masked`."""
+
+Span: TypeAlias = slice | pl.Slice
+"""Which rows or columns: a slice, or `pl.ds` where the kernel finds out which."""
 
 
 class Tile(NamedTuple):
@@ -51,8 +55,8 @@ class Tile(NamedTuple):
         columns: its columns.
     """
 
-    rows: slice
-    columns: slice
+    rows: Span
+    columns: Span
 
 
 def _divisor(length: int, most: int, unit: int) -> int:
@@ -68,11 +72,12 @@ class Cut(NamedTuple):
         columns: most columns of scores per matrix product.
         rows: most rows.
         ahead: how many pieces' products are asked for before the softmax of the first.
-        linear: most pieces of a block that the compiler's linear scheduler orders well.
+        linear: most scores of a block that the compiler's linear scheduler orders well.
         free: columns that a product with values takes in any case. If the values leave some of
             them, the forward pass sums its weights there.
         unit: columns of the matrix unit. Where head_dim does not fill them, the sums of the pass
             over keys have keys as their last axis.
+        board: write scores to VMEM before the softmax, and masks into them.
     """
 
     columns: int
@@ -81,10 +86,21 @@ class Cut(NamedTuple):
     linear: int = 0
     free: int = 0
     unit: int = 1
+    board: bool = False
+
+    def shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of the pieces of a block of scores."""
+        return _divisor(rows, self.rows, LANES), _divisor(columns, self.columns, LANES)
+
+    def early(self, rows: int, columns: int) -> int:
+        """How many pieces of a block are asked for early: scores of `ahead` whole pieces."""
+        height, width = self.shape(rows, columns)
+        pieces = rows // height * (columns // width)
+        return min(pieces - 1, self.ahead * self.rows * self.columns // (height * width))
 
     def tiles(self, rows: int, columns: int) -> list[Tile]:
         """A block of scores in pieces, in the order of work."""
-        height, width = _divisor(rows, self.rows, ROWS), _divisor(columns, self.columns, LANES)
+        height, width = self.shape(rows, columns)
         return [
             Tile(slice(top, top + height), slice(left, left + width))
             for left in range(0, columns, width)
@@ -92,21 +108,31 @@ class Cut(NamedTuple):
         ]
 
     def masked(self, rows: int, columns: int) -> Cut:
-        """The same for a block under a mask: pieces as high as it is, if there were many.
+        """The same for a block under a mask: large pieces, if there were many.
 
         Every piece is written out in the program, once per path, which blocks of 1024 x 1024 made
         a third longer. On v6e a masked one takes 4,323 cycles (4,252) in the fused pass, 3,776
-        (3,670) in dkv and 3,338 (3,337) in dq.
+        (3,670) in dkv and 3,501 (3,337) in dq.
         """
         if len(self.tiles(rows, columns)) <= _MANY:
             return self
-        return self._replace(rows=rows, ahead=min(self.ahead, 1))
+        high = self._replace(rows=rows, ahead=min(self.ahead, 1))
+        return high if len(high.tiles(rows, columns)) <= _MANY else high._replace(columns=512)
 
 
 class Order(NamedTuple):
-    """In what pieces a chip works best; see `ORDERS`. One for each kernel."""
+    """In what pieces a chip works best; see `ORDERS`.
+
+    Attributes:
+        forward: of the forward pass.
+        parts: of it, where it computes some pieces of a block only.
+        dq: of the dq pass.
+        dkv: of the dkv pass.
+        fused: of the one pass for all gradients.
+    """
 
     forward: Cut
+    parts: Cut
     dq: Cut
     dkv: Cut
     fused: Cut
@@ -115,18 +141,21 @@ class Order(NamedTuple):
 ORDERS = {
     5: Order(
         forward=Cut(512, 512, 0),
+        parts=Cut(512, 256, 1),
         dq=Cut(512, 512, 0),
         dkv=Cut(512, 512, 0, unit=128),
         fused=Cut(512, 512, 0, unit=128),
     ),
     6: Order(
-        forward=Cut(512, 256, 2, linear=2, free=256),
+        forward=Cut(1024, 256, 1, linear=2**18, free=256, board=True),
+        parts=Cut(512, 256, 2, board=True),
         dq=Cut(256, 512, 1),
         dkv=Cut(512, 256, 2, unit=256),
         fused=Cut(512, 256, 2, unit=256),
     ),
     7: Order(
-        forward=Cut(512, 512, 1),
+        forward=Cut(1024, 128, 3, board=True),
+        parts=Cut(512, 256, 2, board=True),
         dq=Cut(256, 512, 1),
         dkv=Cut(512, 256, 2, unit=256),
         fused=Cut(512, 256, 2, unit=256),
@@ -197,7 +226,7 @@ class KernelConfig:
         """The pieces to work in."""
         generation = 6 if self.interpret else _generation()
         named = {"columns": self.compute, "rows": self.rows, "ahead": self.ahead}
-        given = {name: value for name, value in named.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         return Order(
             *(
                 cut._replace(**given)

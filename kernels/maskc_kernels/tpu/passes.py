@@ -16,6 +16,7 @@ from maskc_kernels.tpu.sums import SLOTS
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Bounds
+    from maskc_kernels.tpu.paths import Paths
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.softmax import Mask
 
@@ -116,6 +117,7 @@ class Pass:
         scratch: VMEM of the body.
         body: (lane, extra scalars, row buffers, column buffers, scratch) -> body.
         linear: have the compiler's linear scheduler order it.
+        paths: how it takes partial blocks that are not cut by segment ids; None is always whole.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Pass:
     scratch: Sequence[Any]
     body: Callable[[jax.Array, list[Ref], list[Ref], list[Ref], list[Ref]], Body]
     linear: bool = False
+    paths: Paths | None = None
 
     @property
     def sums(self) -> list[int]:

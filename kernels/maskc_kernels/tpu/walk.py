@@ -83,7 +83,8 @@ class _Walk(NamedTuple):
     """One lane's walk, in the kernel.
 
     Partial blocks have `bits` or the rows' `bounds`, and the other is None. With segment ids, `ids`
-    are those of the rows, and the last operand of the columns is theirs.
+    are those of the rows, and the last operand of the columns is theirs. `paths` is the table of
+    the pass's paths.
     """
 
     job: Pass
@@ -97,6 +98,7 @@ class _Walk(NamedTuple):
     results: list[Buffers]
     sums: Sums | None
     body: Body
+    paths: Ref | None
 
     def run(self, begin: jax.Array, end: jax.Array) -> None:
         """All rows.
@@ -125,8 +127,12 @@ class _Walk(NamedTuple):
         state = self.stream.walk(begin, end + 1, step, nothing)
         if self.sums is not None and state.leaving is not None:
             self.sums.finish(state.col_slot, state.col_key, state.leaving)
-        for row in range(max(0, self.job.rows - 2), self.job.rows):
-            self.await_results(jnp.int32(row))
+
+        def left(row: jax.Array, carry: jax.Array) -> jax.Array:
+            self.await_results(row)
+            return carry
+
+        loop(jnp.int32(max(0, self.job.rows - 2)), jnp.int32(self.job.rows), left, zero)
 
     def step(self, words: tuple[jax.Array, ...], member: jax.Array, state: _State) -> _State:
         """Send for what the next step needs, and compute this one."""
@@ -145,20 +151,32 @@ class _Walk(NamedTuple):
                 buffers.wait(state.col_slot)
 
         def absorb(mask: Mask) -> Callable[[], None]:
-            def run() -> None:
-                if mask.words is not None and self.bits is not None:
-                    bits = self.bits
-                    pl.when(state.bits_coming != 0)(lambda: bits.wait(state.bits_slot))
-                self.body.absorb(row & 1, state.col_slot, mask, opens)
+            return lambda: self.body.absorb(row & 1, state.col_slot, mask, opens)
 
-            return run
+        def masked() -> None:
+            if self.bits is not None:
+                bits = self.bits
+                pl.when(state.bits_coming != 0)(lambda: bits.wait(state.bits_slot))
+            self.masked(entry, self.mask(entry, state), absorb)
 
-        masked = entry.partial if self.ids is None else entry.partial | entry.cut
         full = functools.partial(pl.when(entry.listed != 0), absorb(Mask()))
-        jax.lax.cond(masked != 0, absorb(self.mask(entry, state)), full)
+        restricted = entry.partial if self.ids is None else entry.partial | entry.cut
+        jax.lax.cond(restricted != 0, masked, full)
         pl.when(closes)(lambda: self.turn(row, entry.listed == 0))
-
         return ahead._replace(row=row + closes.astype(jnp.int32))
+
+    def masked(
+        self, entry: Entry, mask: Mask, absorb: Callable[[Mask], Callable[[], None]]
+    ) -> None:
+        """Take a block under a mask, a partial one in the path that has what it holds."""
+        paths, table = self.job.paths, self.paths
+        if paths is None or table is None:
+            absorb(mask)()
+            return
+        found = table[entry.held]
+        for number, count in enumerate(paths.counts):
+            tiles = None if count == paths.tiles else paths.chosen(found, count)
+            pl.when(paths.path(found) == number)(absorb(mask._replace(tiles=tiles)))
 
     def mask(self, entry: Entry, state: _State) -> Mask:
         """What restricts the entry, if it is partial or cut by segment ids.
@@ -166,9 +184,9 @@ class _Walk(NamedTuple):
         With ids there is one path for both: a partial block that is not cut has equal ids, and a
         full one that is cut has bounds as wide as it is, but no bits.
         """
-        slot = state.bits_slot
         mask = Mask(
-            words=None if self.bits is None else self.bits.vmem.at[slot],
+            words=None if self.bits is None else self.bits.vmem,
+            slot=state.bits_slot,
             bounds=None if self.bounds is None else self.bounds.ref,
             first_col=entry.col * self.job.col_side[0].block,
         )
@@ -299,7 +317,8 @@ def run_pass(
     Returns:
         The results, in the order of `job.results`, then the sums.
     """
-    prefetched = [head_mask, work.ptr, *scalars]
+    tables = [] if job.paths is None else [jnp.asarray(job.paths.table())]
+    prefetched = [head_mask, work.ptr, *tables, *scalars]
     per_batch = job.lanes // work.batches
     words: list[jax.Array] = []
     turned: list[int] = []  # numbers per row of the operands that come last
@@ -317,6 +336,7 @@ def run_pass(
 
     def walk_lane(*refs: Ref) -> None:
         (mask_of, ptr, *extra), refs = refs[: len(prefetched)], refs[len(prefetched) :]
+        paths, extra = extra[: len(tables)], extra[len(tables) :]
         operands, scratch = [*refs[: inputs + len(outputs)]], iter(refs[inputs + len(outputs) :])
         for at, number in enumerate(sums, len(operands) - len(sums)):
             operands[inputs - len(col_side) + number] = operands[at]
@@ -339,7 +359,7 @@ def run_pass(
         added = [(job.col_side[number], cols[number]) for number in sums]
         walk = _Walk(
             job, lane, stream, bits[0] if words else None, bounds, ids, rows, cols, results,
-            Sums(added, lane, job.members) if sums else None, body,
+            Sums(added, lane, job.members) if sums else None, body, paths[0] if paths else None,
         )  # fmt: skip
         mask = mask_of[job.head(lane)]
         if work.batches > 1:

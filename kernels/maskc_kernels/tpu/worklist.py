@@ -15,7 +15,7 @@ that program, and so full and partial blocks go through the same ones, one behin
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -54,6 +54,7 @@ class Entry(NamedTuple):
         cut: not 0 if segment ids may forbid some of them.
         col: number of the block on the other side.
         partial_id: which partial block applies.
+        held: bit `t` is set unless tile `t` of that block is empty.
     """
 
     first: jax.Array
@@ -63,6 +64,7 @@ class Entry(NamedTuple):
     cut: jax.Array
     col: jax.Array
     partial_id: jax.Array
+    held: jax.Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,13 @@ class EntryForm:
         col_bits: bits of a column.
         words: int32 words per entry: 1 if flags, column and partial id fit 32 bits, else 2.
         chunk: entries per chunk that is streamed.
+        tiles: bits of a partial id that are its tiles'.
     """
 
     col_bits: int
     words: int
     chunk: int
+    tiles: int = 0
 
     def decode(self, words: tuple[jax.Array, ...]) -> Entry:
         """The entry that int32 scalars hold."""
@@ -91,7 +95,10 @@ class EntryForm:
         first, last, listed, partial, cut = (
             flags & jnp.int32(mark) for mark in (FIRST, LAST, LISTED, PARTIAL, CUT)
         )
-        return Entry(first, last, listed, partial, cut, col, partial_id)
+        held = partial_id & jnp.int32((1 << self.tiles) - 1)
+        if self.tiles:
+            partial_id = jax.lax.shift_right_logical(partial_id, jnp.int32(self.tiles))
+        return Entry(first, last, listed, partial, cut, col, partial_id, held)
 
 
 @jax.tree_util.register_dataclass
@@ -118,7 +125,6 @@ class WorkList:
         return (self.ptr.shape[0] - 1) // self.batches
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "cols", "chunk", "numbered"))
 def work_list(
     table: BlockTable,
     *,
@@ -127,6 +133,7 @@ def work_list(
     chunk: int = 1024,
     ids: tuple[BlockIds, BlockIds] | None = None,
     numbered: bool = True,
+    tiles: int = 0,
 ) -> WorkList:
     """Merge the full and the partial blocks of every row into one list.
 
@@ -139,14 +146,32 @@ def work_list(
             without the blocks whose ids do not meet.
         numbered: say which partial block applies; row bounds need no such number, and an entry
             then fits one word.
+        tiles: how many of the lowest bits of a partial id say which tiles are not empty.
 
     Returns:
         The list; in every row first the full blocks, then the partial ones.
     """
     col_bits = max(1, (cols - 1).bit_length())
     id_bits = max(1, (table.partial_blocks.shape[0] - 1).bit_length()) if numbered else 0
-    form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits <= _WORD else 2, chunk)
-    blocks = _Blocks.of(table, ids, numbered=numbered)
+    form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits + tiles <= _WORD else 2, chunk)
+    # No word of tiles, and one dtype for all, so that the passes of a program share one text.
+    shift = FLAGS + col_bits if form.words == 1 else 0
+    numbers = jnp.asarray(table.partial_id).astype(jnp.int32) << shift
+    table = replace(table, partial_id=numbers if numbered else jnp.zeros_like(numbers))
+    work: WorkList = _merged(table, form=form, rows=rows, ids=ids)
+    return replace(work, form=replace(form, tiles=tiles))
+
+
+@functools.partial(jax.jit, static_argnames=("form", "rows"))
+def _merged(
+    table: BlockTable,
+    *,
+    form: EntryForm,
+    rows: int,
+    ids: tuple[BlockIds, BlockIds] | None,
+) -> WorkList:
+    """The list in a given form; partial ids are in their places in a word."""
+    chunk, blocks = form.chunk, _Blocks.of(table, ids)
     owners, n = table.full_ptr.shape[0] - 1, len(blocks.number)  # rows of all masks, and blocks
     counts = blocks.first[:, 1:] - blocks.first[:, :-1]
     full, partial = counts[:, :owners], counts[:, owners + 1 :]
@@ -177,7 +202,7 @@ def work_list(
     # Behind the end of a row another begins, or the list is at its end.
     entries = begins[:-1] | begins[1:] * LAST
     if form.words == 1:
-        entries = put(entries, blocks.flags | blocks.number << (FLAGS + col_bits))
+        entries = put(entries, blocks.flags | blocks.number)
     else:
         number = jnp.broadcast_to(blocks.number, place.shape)
         both = put(entries, blocks.flags), put(jnp.zeros_like(entries), number)
@@ -209,14 +234,12 @@ class _Blocks(NamedTuple):
     first: jax.Array
 
     @classmethod
-    def of(
-        cls, table: BlockTable, ids: tuple[BlockIds, BlockIds] | None, *, numbered: bool
-    ) -> _Blocks:
+    def of(cls, table: BlockTable, ids: tuple[BlockIds, BlockIds] | None) -> _Blocks:
         """Of a table; see `work_list`."""
         full = table.full_idx.shape[0]
         ptr = jnp.concatenate([table.full_ptr, table.partial_ptr + full])
         col = jnp.concatenate([_int32(table.full_idx), _int32(table.partial_idx)])
-        numbers = _int32(table.partial_id) if numbered else jnp.zeros_like(col[full:])
+        numbers = _int32(table.partial_id)
         number = jax.lax.pad(numbers, jnp.int32(0), [(full, 0, 0)])
         before = jnp.arange(len(col), dtype=jnp.int32)
         partial = jax.lax.pad(jnp.full_like(numbers, PARTIAL), jnp.int32(0), [(full, 0, 0)])
