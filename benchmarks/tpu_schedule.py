@@ -90,7 +90,8 @@ def read(dump: Path, kernel: str, chip: str) -> Costs:
     def masks(part: list[int]) -> int:
         return sum(bundles[bundle].count("vcmp") for bundle in part)
 
-    blocks = sorted((part for part in held if least(part, "MATMUL")), key=masks)
+    blocks = [part for part in held if least(part, "MATMUL") and least(part, "EUP")]
+    blocks.sort(key=masks)
     full, *some, partial = blocks if len(blocks) > 1 else blocks * 2
     costs = Costs(full=len(full), partial=len(partial), matrix=least(full, "MATMUL"))
     costs.some = [len(part) for part in some]
@@ -101,7 +102,7 @@ def read(dump: Path, kernel: str, chip: str) -> Costs:
         if not part or any(part is block for block in blocks):
             continue
         if stretch.start < step.start or stretch.stop > step.stop:
-            continue
+            continue  # once per lane
         if least(part, "VSTORE") >= _MANY_STORES:
             costs.row += len(part)
         elif _holds(stretch, partial) and not _holds(stretch, full):

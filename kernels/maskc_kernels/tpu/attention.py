@@ -108,7 +108,9 @@ def _fwd(
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
     sizes = Sizes.of(q, k, tables.fwd)
     segments = _segments(ids, sizes)
-    paths = Paths.of(options.config.order.parts, sizes.block_q, sizes.block_kv)
+    paths = None
+    if segments is None:  # whose blocks may be cut besides, which would be as many paths again
+        paths = Paths.of(options.config.order.parts, sizes.block_q, sizes.block_kv)
     out, lse = forward(
         whole_blocks(_scaled(q, sm_scale), sizes.block_q),
         whole_blocks(k, sizes.block_kv),
@@ -135,6 +137,7 @@ def _bwd(
     config, soft_cap = options.config, _base2(options.soft_cap)
     head_mask = jnp.asarray(tables.head_mask)
 
+    @functools.cache  # passes in the same blocks have the same
     def operands(sizes: Sizes) -> Operands:
         bq, bkv = sizes.block_q, sizes.block_kv
         return Operands(
@@ -147,12 +150,13 @@ def _bwd(
         )
 
     # The scale's gradient is sum(q * dq) / scale, so dq must hold another factor than 0.
-    factor = jnp.where(sm_scale == 0, 1, sm_scale).astype(jnp.float32)
+    factor = jax.lax.select(sm_scale == 0, jnp.ones_like(sm_scale), sm_scale).astype(jnp.float32)
     fused = config.fused_backward
     if fused is None:
         fused = _fused_by_default(tables)
+    segments_of = functools.cache(functools.partial(_segments, ids))
     sizes = Sizes.of(q, k, tables.dkv)
-    segments = _segments(ids, sizes)
+    segments = segments_of(sizes)
     dk, dv, *dqs = backward_dkv(
         operands(sizes), head_mask, *_by_keys(tables, sizes, segments, config),
         sizes=sizes, config=config, soft_cap=soft_cap, segments=segments, with_dq=fused,
@@ -162,7 +166,7 @@ def _bwd(
         dq = (dqs[0] * factor).astype(q.dtype)
     else:
         sizes = Sizes.of(q, k, tables.dq)
-        segments = _segments(ids, sizes)
+        segments = segments_of(sizes)
         dq = backward_dq(
             operands(sizes), factor[None], head_mask,
             *_by_queries(tables.dq, tables, sizes, segments, config),

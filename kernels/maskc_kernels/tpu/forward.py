@@ -56,16 +56,19 @@ class _Forward(NamedTuple):
         """The softmax is as the row before left it: nothing seen yet."""
         del row_slot
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
         """Take one block into the softmax."""
-        q, k, v = self.q.at[row_slot], self.k.at[col_slot], self.v.at[col_slot]
+        del first
 
-        block, order = (q.shape[0], k.shape[0]), self.config.order
+        block, order = (self.q.shape[1], self.k.shape[1]), self.config.order
         cut = order.forward if mask.tiles is None else order.parts
         boards = None if self.board is None else itertools.cycle(_parts(self.board, cut, block))
 
         def scores(tile: Tile) -> jax.Array | Ref:
-            scores, _ = capped(dot(q[tile.rows], k[tile.columns], NT), self.soft_cap)
+            products = dot(self.q[row_slot, tile.rows], self.k[col_slot, tile.columns], NT)
+            scores, _ = capped(products, self.soft_cap)
             if boards is None:
                 return mask.apply(scores, tile)
             board, allowed = next(boards), mask.allows(tile, scores.shape)
@@ -76,12 +79,13 @@ class _Forward(NamedTuple):
             return board
 
         def use(tile: Tile, scores: jax.Array | Ref) -> None:
-            self.softmax.absorb(tile.rows, scores, v[tile.columns], self.spare)
+            self.softmax.absorb(tile.rows, scores, self.v[col_slot, tile.columns], self.spare)
 
         staggered(mask.tiles or cut.tiles(*block), cut.early(*block), scores, use)
 
-    def end(self) -> tuple[jax.Array, ...]:
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""
+        del empty
         out, lse = self.softmax.finish(self.sink)
         self.softmax.start()  # here, where stores have room
         return (out, lse.T[:1]) if self.residuals else (out,)

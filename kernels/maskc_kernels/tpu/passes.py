@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -62,11 +63,24 @@ class Tiles(NamedTuple):
         tile = (length, self.block) if self.wide else (self.block, dim)
         return Buffers.scratch(tile, self.form.dtype, slots)
 
-    def where(self, lane: jax.Array, member: jax.Array, number: jax.Array) -> tuple[Any, ...]:
-        """The index of block `number`."""
-        span = pl.ds(pl.multiple_of(number * self.block, self.block), self.block)
-        at = self.lane(lane, member)
-        return (at, slice(None), span) if self.wide else (at, span)
+    @staticmethod
+    def where(
+        tiles: Iterable[Tiles], lane: jax.Array, member: jax.Array, number: jax.Array
+    ) -> list[tuple[Any, ...]]:
+        """The index of block `number` in each; what is common to them is computed once."""
+
+        @functools.cache
+        def at(of: Lane) -> jax.Array:
+            return of(lane, member)
+
+        @functools.cache
+        def span(block: int) -> Any:
+            return pl.ds(pl.multiple_of(number * block, block), block)
+
+        return [
+            (at(of.lane), slice(None), span(of.block)) if of.wide else (at(of.lane), span(of.block))
+            for of in tiles
+        ]
 
 
 class Body(Protocol):
@@ -76,12 +90,14 @@ class Body(Protocol):
         """A row begins; its operands are in VMEM."""
         ...
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
-        """Take in one block under its mask."""
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
+        """Take in one block under its mask; `first`, bool [], if it is the row's first."""
         ...
 
-    def end(self) -> tuple[jax.Array, ...]:
-        """The row's results, one per result of the pass."""
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
+        """The row's results, one per result of the pass; `empty`, bool [], if it had no block."""
         ...
 
 

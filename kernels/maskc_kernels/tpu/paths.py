@@ -53,8 +53,9 @@ class Paths(NamedTuple):
         tiles = rows // height * (columns // width)
         if not 4 <= tiles <= _MOST or (rows > height and height % ROWS):
             return None
-        counts = (*range(2, tiles, 2), tiles)
-        return cls(height, width, rows // height, counts)
+        # Every path is written out in the program; half of eight takes that of six.
+        some = [count for count in range(2, tiles, 2) if count != 4 or tiles < _MOST]
+        return cls(height, width, rows // height, (*some, tiles))
 
     @property
     def tiles(self) -> int:

@@ -15,7 +15,7 @@ from maskc_kernels.tpu.bits import ROWS, unpack_words, word_rows
 from maskc_kernels.tpu.bounds import NUMBERS
 from maskc_kernels.tpu.config import LANES, LN2, MASKED, Span, Tile
 
-__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "staggered", "upright"]
+__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "once", "staggered", "upright"]
 
 Ref = Any
 Products = TypeVar("Products")
@@ -57,7 +57,8 @@ class Mask(NamedTuple):
     """What restricts one block, in VMEM and SMEM.
 
     Attributes:
-        words: int32 [word rows, columns], its bits; None if all attend, or bounds tell.
+        words: int32 [slots, word rows, columns], with its bits; None if all attend, or bounds tell.
+        slot: int32 [], which of them.
         all_bits: int32 [], -1 if the bits do not count after all, else 0; None is 0.
         bounds: int32 [2, rows, 128], the start and length of each row's interval in every lane;
             None if all attend, or bits tell.
@@ -68,6 +69,7 @@ class Mask(NamedTuple):
     """
 
     words: Ref | None = None
+    slot: jax.Array | None = None
     all_bits: jax.Array | None = None
     bounds: Ref | None = None
     first_col: jax.Array | None = None
@@ -75,13 +77,18 @@ class Mask(NamedTuple):
     col_ids: Ref | None = None
     tiles: Sequence[Tile] | None = None
 
+    @property
+    def full(self) -> bool:
+        """Nothing does."""
+        return self.words is None and self.bounds is None and self.row_ids is None
+
     def allows(self, tile: Tile, shape: tuple[int, ...]) -> jax.Array | None:
         """Which pairs of a tile of that shape may attend: bool; None if all may."""
         rows, width = shape
         found = []
         if self.words is not None:
             held, first = _words_of(tile.rows, rows)
-            words = self.words[held, tile.columns]
+            words = self.words[self.slot, held, tile.columns]
             words = words if self.all_bits is None else words | self.all_bits
             found.append(unpack_words(words, rows, first))
         if self.bounds is not None and self.first_col is not None:
@@ -126,6 +133,18 @@ def staggered(
     for number, tile in enumerate(tiles):
         asked += [products(later) for later in tiles[number + ahead : number + ahead + 1]]
         use(tile, asked.pop(0))
+
+
+def once(load: Callable[[Span], Products]) -> Callable[[Span], Products]:
+    """`load` for parts of a block: each is loaded once, where the first tile that has it is."""
+    known: dict[Any, Products] = {}
+
+    def part(where: Span) -> Products:
+        if where.start not in known:
+            known[where.start] = load(where)
+        return known[where.start]
+
+    return part
 
 
 class Softmax(NamedTuple):
