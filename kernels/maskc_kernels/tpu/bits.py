@@ -16,7 +16,7 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from maskc_kernels.tables import BlockTable
 
-__all__ = ["ROWS", "mask_words", "unpack_words", "word_rows"]
+__all__ = ["ROWS", "chosen_words", "mask_words", "unpack_words", "word_rows"]
 
 ROWS = 256
 """Rows of a block that 8 rows of words hold."""
@@ -65,7 +65,12 @@ def _filled(blocks: jax.Array, rows: int) -> jax.Array:
 
 
 def unpack_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
-    """Words [word_rows, columns] as bool [rows, columns], in a kernel.
+    """Words [word_rows, columns] as bool [rows, columns], in a kernel; see `chosen_words`."""
+    return chosen_words(words, rows, first) != 0
+
+
+def chosen_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
+    """Words [word_rows, columns] as int32 [rows, columns], in a kernel; 0 is what is not set.
 
     Args:
         words: those that hold the rows.
@@ -88,4 +93,4 @@ def unpack_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
         chosen = jax.lax.broadcast_in_dim(part, shape, (1, 2)) & bit
         groups.append(chosen.reshape(count * _SUBLANES, columns))
         at += count * _SUBLANES
-    return (groups[0] if len(groups) == 1 else jnp.concatenate(groups, axis=0)) != 0
+    return groups[0] if len(groups) == 1 else jnp.concatenate(groups, axis=0)

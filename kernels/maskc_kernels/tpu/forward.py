@@ -12,7 +12,16 @@ from jax.experimental.pallas import tpu as pltpu
 from maskc_kernels.tpu.config import LANES, MASKED
 from maskc_kernels.tpu.passes import Pass, Tiles, array_form
 from maskc_kernels.tpu.paths import Paths
-from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, staggered
+from maskc_kernels.tpu.softmax import (
+    NT,
+    Mask,
+    Ref,
+    Softmax,
+    capped,
+    dot,
+    spare_columns,
+    staggered,
+)  # fmt: skip
 from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
@@ -64,6 +73,9 @@ class _Forward(NamedTuple):
 
         block, order = (self.q.shape[1], self.k.shape[1]), self.config.order
         cut = order.forward if mask.tiles is None else order.parts
+        height, width = cut.shape(*block)
+        spare = spare_columns(width, self.v.shape[2], self.v.dtype) if self.spare else None
+        nobody = None if self.board is None or mask.full else jnp.full((height, width), MASKED)
         boards = None if self.board is None else itertools.cycle(_parts(self.board, cut, block))
 
         def scores(tile: Tile) -> jax.Array | Ref:
@@ -71,15 +83,15 @@ class _Forward(NamedTuple):
             scores, _ = capped(products, self.soft_cap)
             if boards is None:
                 return mask.apply(scores, tile)
-            board, allowed = next(boards), mask.allows(tile, scores.shape)
+            board, barred = next(boards), mask.bars(tile, scores.shape)
             board[...] = scores
-            if allowed is not None:
+            if barred is not None and nobody is not None:
                 # Stores have room where selections would be one operation too many.
-                pltpu.store(board, jnp.full_like(scores, MASKED), mask=~allowed)
+                pltpu.store(board, nobody, mask=barred)
             return board
 
         def use(tile: Tile, scores: jax.Array | Ref) -> None:
-            self.softmax.absorb(tile.rows, scores, self.v[col_slot, tile.columns], self.spare)
+            self.softmax.absorb(tile.rows, scores, self.v[col_slot, tile.columns], spare)
 
         staggered(mask.tiles or cut.tiles(*block), cut.early(*block), scores, use)
 

@@ -53,8 +53,7 @@ class Paths(NamedTuple):
         tiles = rows // height * (columns // width)
         if not 4 <= tiles <= _MOST or (rows > height and height % ROWS):
             return None
-        # Every path is written out in the program; half of eight takes that of six.
-        some = [count for count in range(2, tiles, 2) if count != 4 or tiles < _MOST]
+        some = range(tiles // 2, tiles, 2)
         return cls(height, width, rows // height, (*some, tiles))
 
     @property
@@ -77,13 +76,15 @@ class Paths(NamedTuple):
         """
         across = self.tiles // self.down
         parts = jnp.asarray(blocks).reshape(-1, self.down, self.height, across, self.width // 8)
-        found = (parts != 0).any((2, 4)).mT.reshape(-1, self.tiles)
-        return (found.astype(jnp.int32) << jnp.arange(self.tiles, dtype=jnp.int32)).sum(1)
+        found = (parts != 0).any((2, 4)).astype(jnp.int32)
+        return (found << np.arange(self.tiles, dtype=np.int32).reshape(across, -1).T).sum((1, 2))
 
     def numbers(self, table: BlockTable) -> jax.Array:
         """What a work list has in the place of a table's partial ids: those, and what is held."""
         ids = jnp.asarray(table.partial_id).astype(jnp.int32)
-        return ids << self.tiles | self.held(table.partial_blocks).at[ids].get(mode="clip")
+        return ids << self.tiles | self.held(table.partial_blocks).at[ids].get(
+            mode="promise_in_bounds", wrap_negative_indices=False
+        )
 
     def table(self) -> npt.NDArray[np.int32]:
         """For every set of tiles, its path and what that computes: int32 [2 ** tiles].

@@ -11,11 +11,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.bits import ROWS, unpack_words, word_rows
+from maskc_kernels.tpu.bits import ROWS, chosen_words, word_rows
 from maskc_kernels.tpu.bounds import NUMBERS
 from maskc_kernels.tpu.config import LANES, LN2, MASKED, Span, Tile
 
-__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "once", "staggered", "upright"]
+__all__ = [
+    "NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "once", "spare_columns", "staggered",
+    "upright",
+]  # fmt: skip
 
 Ref = Any
 Products = TypeVar("Products")
@@ -82,30 +85,30 @@ class Mask(NamedTuple):
         """Nothing does."""
         return self.words is None and self.bounds is None and self.row_ids is None
 
-    def allows(self, tile: Tile, shape: tuple[int, ...]) -> jax.Array | None:
-        """Which pairs of a tile of that shape may attend: bool; None if all may."""
+    def bars(self, tile: Tile, shape: tuple[int, ...]) -> jax.Array | None:
+        """Which pairs of a tile of that shape may not attend: bool; None if all may."""
         rows, width = shape
         found = []
         if self.words is not None:
             held, first = _words_of(tile.rows, rows)
             words = self.words[self.slot, held, tile.columns]
             words = words if self.all_bits is None else words | self.all_bits
-            found.append(unpack_words(words, rows, first))
+            found.append(chosen_words(words, rows, first) == 0)
         if self.bounds is not None and self.first_col is not None:
             column = jax.lax.broadcasted_iota(jnp.int32, (1, width), 1)
             column += self.first_col + tile.columns.start
             start, length = (lanes(self.bounds[n, tile.rows], width) for n in range(NUMBERS))
             # Without sign, what is before the start is far behind the end: one comparison for two.
-            found.append((column - start).astype(jnp.uint32) < length.astype(jnp.uint32))
+            found.append((column - start).astype(jnp.uint32) >= length.astype(jnp.uint32))
         if self.row_ids is not None and self.col_ids is not None:
             ids = lanes(self.row_ids[tile.rows], width)
-            found.append(ids == self.col_ids[:, tile.columns])
-        return functools.reduce(jnp.logical_and, found) if found else None
+            found.append(ids != self.col_ids[:, tile.columns])
+        return functools.reduce(jnp.logical_or, found) if found else None
 
     def apply(self, scores: jax.Array, tile: Tile) -> jax.Array:
         """The scores of a tile, with `MASKED` where a pair may not attend."""
-        allowed = self.allows(tile, scores.shape)
-        return scores if allowed is None else jnp.where(allowed, scores, MASKED)
+        barred = self.bars(tile, scores.shape)
+        return scores if barred is None else jnp.where(barred, MASKED, scores)
 
 
 def _words_of(rows: Span, count: int) -> tuple[Span, int]:
@@ -147,6 +150,16 @@ def once(load: Callable[[Span], Products]) -> Callable[[Span], Products]:
     return part
 
 
+def spare_columns(keys: int, width: int, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """What stands beside values [keys, width]: zeros to whole registers, then a column of ones.
+
+    Zeros fill the register of that column too; weights times it are sums of weights.
+    """
+    columns = LANES + -width % LANES
+    column = jax.lax.broadcasted_iota(jnp.int32, (keys, columns), 1)
+    return (column == columns - LANES).astype(dtype)
+
+
 class Softmax(NamedTuple):
     """A softmax under way, in VMEM.
 
@@ -172,14 +185,16 @@ class Softmax(NamedTuple):
         self.top[...] = jnp.full_like(self.top, MASKED)
         self.total[...] = jnp.zeros_like(self.total)
 
-    def absorb(self, rows: Span, scores: jax.Array | Ref, v: jax.Array, spare: bool) -> None:
+    def absorb(
+        self, rows: Span, scores: jax.Array | Ref, v: jax.Array, spare: jax.Array | None
+    ) -> None:
         """Take in scores [rows, keys] to the base 2 and values [keys, v_head_dim].
 
         Until a query has seen a key it may attend, its largest score is `MASKED` and what it
         gathers is junk; the first real score then scales all that by 0.
 
-        With `spare`, the matrix unit sums the weights, in columns beside those of values that it
-        would leave idle; else the vector units do.
+        With `spare_columns`, the matrix unit sums the weights, in columns beside those of values
+        that it would leave idle; else the vector units do.
         """
         width = v.shape[1]
         before = self.top[rows]
@@ -187,12 +202,10 @@ class Softmax(NamedTuple):
         weights = jnp.exp2(scores[...] - lanes(top, scores.shape[1]))
         decay = jnp.exp2(before - top)
         self.top[rows] = top
-        if spare:
-            columns = LANES + -width % LANES  # to whole registers, and one more
-            first = jax.lax.broadcasted_iota(jnp.int32, (v.shape[0], columns), 1) == columns - LANES
-            v = jnp.concatenate([v, first.astype(v.dtype)], axis=1)
+        if spare is not None:
+            v = jnp.concatenate([v, spare], axis=1)
         gathered = dot(weights.astype(v.dtype), v, NN)
-        if spare:
+        if spare is not None:
             total = gathered[:, -LANES:]
         else:
             parts = [weights[:, at : at + LANES] for at in range(0, scores.shape[1], LANES)]

@@ -174,9 +174,10 @@ class _Walk(NamedTuple):
             absorb(mask)()
             return
         found = table[entry.held]
+        path, chosen = paths.path(found), paths.chosen(found, paths.counts[-2])
         for number, count in enumerate(paths.counts):
-            tiles = None if count == paths.tiles else paths.chosen(found, count)
-            pl.when(paths.path(found) == number)(absorb(mask._replace(tiles=tiles)))
+            tiles = None if count == paths.tiles else chosen[:count]
+            pl.when(path == number)(absorb(mask._replace(tiles=tiles)))
 
     def mask(self, entry: Entry, state: _State) -> Mask:
         """What restricts the entry, if it is partial or cut by segment ids.

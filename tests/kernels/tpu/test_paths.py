@@ -23,7 +23,7 @@ PATHS = {
 @pytest.mark.parametrize(
     ("block", "counts"),
     [
-        ((1024, 1024), (2, 6, 8)),
+        ((1024, 1024), (4, 6, 8)),
         ((512, 1024), (2, 4)),
         ((256, 2560), (2, 4, 5)),
         ((512, 512), None),  # two tiles: little to leave out
