@@ -62,7 +62,7 @@ class _Forward(NamedTuple):
     spare: bool
 
     def begin(self, row_slot: jax.Array) -> None:
-        """The softmax is as the row before left it: nothing seen yet."""
+        """The end of the row before, if of nobody, left the softmax as it has to be."""
         del row_slot
 
     def absorb(
@@ -99,7 +99,7 @@ class _Forward(NamedTuple):
         """Output and log-sum-exp [1, block_q]."""
         del empty
         out, lse = self.softmax.finish(self.sink)
-        self.softmax.start()  # here, where stores have room
+        self.softmax.start()  # for the next row: stores have room here
         return (out, lse.T[:1]) if self.residuals else (out,)
 
 
@@ -176,7 +176,6 @@ def forward(
         lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
     ) -> _Forward:
         softmax, board = Softmax(*scratch[:3]), scratch[3:]
-        softmax.start()
         return _Forward(
             config=config,
             soft_cap=soft_cap,

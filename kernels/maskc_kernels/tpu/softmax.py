@@ -197,9 +197,9 @@ class Softmax(NamedTuple):
         that it would leave idle; else the vector units do.
         """
         width = v.shape[1]
-        before = self.top[rows]
-        top = jnp.maximum(before, scores[...].max(axis=1, keepdims=True))
-        weights = jnp.exp2(scores[...] - lanes(top, scores.shape[1]))
+        before, scores = self.top[rows], scores[...]
+        top = jnp.maximum(before, scores.max(axis=1, keepdims=True))
+        weights = jnp.exp2(scores - lanes(top, scores.shape[1]))
         decay = jnp.exp2(before - top)
         self.top[rows] = top
         if spare is not None:
