@@ -185,10 +185,11 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
 - dq, likewise: v6e 512x1024 1,976 and 2,033, or 1,798 and 1,799; v5e 512x512 1,737 and 1,866, or
   1,735 and 1,735;
 - dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;
-- fused, v6e 512x512, 512 columns by 256 rows or 256 by 512, one ahead: 1,290 and 1,330, or 1,378
-  and 1,379; 512x1024, one or two ahead: 2,253 and 2,335, or 2,200 and 2,290; with the linear
-  scheduler 2,238 and 2,324;
-- fused, v5e 512x512, 256 columns one ahead or 512 in turn: 2,734 and 2,734, or 2,738 and 2,747.
+- fused, v6e, 512 columns by 256 rows two ahead or by 512 one ahead: 512x512 1,285 and 1,324, or
+  1,316 and 1,360; 1024x1024 4,118 and 4,252, or 4,191 and 4,328;
+- fused, v5e 512x512, 512 columns in turn or 256 one ahead: 2,728 and 2,736, both;
+- fused, 512x512, keys the last axis of the sums or not: v6e 1,290 and 404 per row, or 1,396 and
+  183; v5e 2,734 and 569, or 2,734 and 483; v5e, head_dim 64, 1,947 or 2,456.
 """
 
 
