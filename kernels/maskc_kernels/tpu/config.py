@@ -154,7 +154,7 @@ ORDERS = {
         fused=Cut(512, 256, 2, unit=256),
     ),
     7: Order(
-        forward=Cut(1024, 128, 3, board=True),
+        forward=Cut(1024, 256, 1, board=True),
         parts=Cut(512, 256, 2, board=True),
         dq=Cut(256, 512, 1),
         dkv=Cut(512, 256, 2, unit=256),
@@ -175,7 +175,7 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
   with two ahead, 512x1024 1,413 and 1,536, 1024x1024 2,481 and 2,702;
 - forward, v6e, pieces of 256 rows one ahead or of 128 rows three ahead: 512x1024 1,364 and 1,443,
   or 1,381 and 1,437; 1024x1024 2,414 and 2,546, or 2,498 and 2,577; tpu7x 1,487 and 1,593, or
-  1,464 and 1,604; 2,592 and 2,845, or 2,500 and 2,779;
+  1,464 and 1,604; 2,592 and 2,845, or 2,500 and 2,779 (in programs beyond 100,000 characters);
 - forward, v6e 1024x1024, one or two ahead: 2,414 and 2,546, or 2,390 and 2,588;
 - parts, v5e 1024x1024, in turn or one ahead, 2, 4 and 6 tiles: 1,266, 2,345 and 3,416, or 1,272,
   2,299 and 3,319; with stored masks 1,526, 2,612 and 3,670;

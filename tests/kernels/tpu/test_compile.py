@@ -111,4 +111,4 @@ def test_compiles_within_the_memories(topology):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_everything_compiles_within_the_memories(topology):
-    check(topology, [*CASES, *SEPARATE, GROUPED])
+    check(topology, [*CASES, *SEPARATE, *LONGEST])
