@@ -28,7 +28,10 @@ from tabulate import tabulate
 from maskc import Causal, Documents, Local, Mask, Prefix, compile_mask
 from maskc.export import tokamax
 from maskc_cache.plan import BlockLists, Plan
+from maskc_kernels import BlockTable
 from maskc_kernels.tpu.bits import word_rows
+from maskc_kernels.tpu.config import ORDERS
+from maskc_kernels.tpu.paths import Paths
 
 SIZES = [(512, 512, 128), (512, 1024, 128), (1024, 1024, 128), (512, 512, 64), (512, 512, 256)]
 OWN_SIZES = [
@@ -41,6 +44,7 @@ OWN_SIZES = [
 PEERS = ("JAX splash", "tokamax")
 WHO = ("ours", *PEERS)
 LISTS = {"forward": "fwd", "dq": "dq", "dkv": "dkv"}
+GENERATIONS = {"v5e": 5, "v5p": 5, "v6e": 6, "tpu7x": 7}
 
 
 class Load(NamedTuple):
@@ -73,19 +77,30 @@ class Counts(NamedTuple):
         partial: blocks with one.
         rows: rows.
         grid: steps of a grid as wide as the fullest row (splash).
+        paths: of the partial blocks, how many take each path of our kernel.
     """
 
     full: int
     partial: int
     rows: int
     grid: int
+    paths: tuple[int, ...]
 
     @classmethod
-    def of(cls, lists: BlockLists) -> "Counts":
-        """Of the lists of one pass."""
+    def of(cls, lists: BlockLists, chip: str | None = None) -> "Counts":
+        """Of the lists of one pass; with a chip, of the pass that leaves out parts of blocks."""
         full, partial = np.diff(lists.full_ptr), np.diff(lists.partial_ptr)
         grid = len(full) * int((full + partial).max())
-        return cls(int(full.sum()), int(partial.sum()), len(full), grid)
+        paths = None
+        if chip is not None:
+            parts = ORDERS[GENERATIONS[chip]].parts
+            paths = Paths.of(parts, lists.block_q, lists.block_kv)
+        taken = (int(partial.sum()),)
+        if paths is not None:
+            numbers = np.asarray(paths.numbers(BlockTable.from_lists(lists)))
+            entries = paths.table()[numbers & (1 << paths.tiles) - 1]
+            taken = tuple(np.bincount(paths.path(entries), minlength=len(paths.counts)).tolist())
+        return cls(int(full.sum()), int(partial.sum()), len(full), grid, taken)
 
 
 def fetched(plan: Plan, head_dim: int, *, stored: bool) -> dict[str, int]:
@@ -139,7 +154,10 @@ def main() -> None:
 @click.argument("topology")
 @click.option("--who", multiple=True, help="Whose kernels; all by default.")
 @click.option("--blocks", multiple=True, help="Which blocks, like 512x1024x128; all by default.")
-def measure(topology: str, who: tuple[str, ...], blocks: tuple[str, ...]) -> None:
+@click.option("--forward/--backward", default=None, help="Which pass; both by default.")
+def measure(
+    topology: str, who: tuple[str, ...], blocks: tuple[str, ...], forward: bool | None
+) -> None:
     """Compile kernels for TOPOLOGY; one line of JSON each."""
     with tempfile.TemporaryDirectory(prefix="maskc_tpu_") as folder:
         os.environ |= {
@@ -166,6 +184,8 @@ def measure(topology: str, who: tuple[str, ...], blocks: tuple[str, ...]) -> Non
             if key["who"] not in (who or WHO) or "x".join(map(str, key["sizes"])) not in (
                 blocks or ["x".join(map(str, sizes)) for sizes in SIZES + OWN_SIZES]
             ):
+                continue
+            if forward is key["backward"]:
                 continue
             ready = programs()
             with use_abstract_mesh(mesh):
@@ -243,7 +263,8 @@ def blocks(files: tuple[Path, ...]) -> None:
             continue
         q, kv, head_dim = record["sizes"]
         for which, cost in passes(record).items():
-            counts = [Counts.of(getattr(plan, LISTS[which])) for plan in plans(q, kv)]
+            chip = record["chip"] if which == "forward" else None
+            counts = [Counts.of(getattr(plan, LISTS[which]), chip) for plan in plans(q, kv)]
             key = record["chip"], head_dim, "fused" if record.get("fused") else which
             cycles.setdefault(key, {})[q, kv] = sum(total("ours", cost, count) for count in counts)
     rows = [
@@ -266,7 +287,7 @@ def plans(block_q: int, block_kv: int) -> list[Plan]:
     ]
 
 
-def passes(record: dict[str, Any]) -> dict[str, dict[str, int]]:
+def passes(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The kernels of a record by pass; the forward pass of a backward record is left out."""
     found = {}
     for name, costs in record["costs"].items():
@@ -291,7 +312,9 @@ def paths(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
         for which, cost in passes(record).items():
             yield row | {
                 "pass": which, "kernel": record["who"] + way, "full": cost["full"],
-                "partial": cost["partial"], "step": cost["step"], "row": cost["row"],
+                "partial": cost["partial"],
+                "parts": ", ".join(f"{part:,}" for part in cost.get("some", [])),
+                "choice": cost.get("choice", 0), "step": cost["step"], "row": cost["row"],
                 "matrix unit": cost["matrix"], "of it": round(cost["matrix"] / cost["full"], 2),
                 "spills": cost["spills"], "VMEM kB": cost["vmem"] // 1024,
             }  # fmt: skip
@@ -310,10 +333,10 @@ def totals(records: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
                 continue
             plan = plans(q, kv)[number]
             transfers = fetched(plan, head_dim, stored=load.stored)
-            counts = {"forward": Counts.of(plan.fwd), "dq": Counts.of(plan.dq)}
-            counts["dkv"] = Counts.of(plan.dkv)
+            counts = {"dq": Counts.of(plan.dq), "dkv": Counts.of(plan.dkv)}
             measured = {r["chip"] for r in records if r["sizes"] == [q, kv, head_dim]}
             for chip in sorted(measured):
+                counts["forward"] = Counts.of(plan.fwd, chip)
                 yield {
                     "chip": chip, "mask": load.name, "q x kv": f"{q} x {kv}",
                     **compared(records, (chip, [q, kv, head_dim]), counts, stored=load.stored),
@@ -346,6 +369,8 @@ def compared(
                 continue
             cycles = sum(total(record["who"], cost, counts[key]) for key, cost in ready.items())
             least[record["who"]] = min(cycles, least.get(record["who"], cycles))
+        if "ours" not in least:
+            continue
         row[short] = round(least["ours"] / 1e3)
         for peer in PEERS:
             if peer in least:
@@ -353,13 +378,14 @@ def compared(
     return row
 
 
-def total(who: str, cost: dict[str, int], counts: Counts) -> int:
-    """Cycles of a pass; splash's grid has empty steps."""
+def total(who: str, cost: dict[str, Any], counts: Counts) -> int:
+    """Cycles of a pass; splash's grid has empty steps, our forward pass leaves out parts."""
     steps = counts.grid if who == "JAX splash" else counts.full + counts.partial
-    return (
-        counts.full * cost["full"] + counts.partial * cost["partial"]
-        + steps * cost["step"] + counts.rows * cost["row"]
-    )  # fmt: skip
+    partial = counts.partial * cost["partial"]
+    if some := cost.get("some"):
+        ways = zip(counts.paths, [*some, cost["partial"]], strict=True)
+        partial = counts.partial * cost["choice"] + sum(blocks * cycles for blocks, cycles in ways)
+    return counts.full * cost["full"] + partial + steps * cost["step"] + counts.rows * cost["row"]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Attention kernels to compile for a TPU: ours, JAX splash's and tokamax's, on the same blocks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from maskc_kernels.tpu.bits import word_rows
 from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import KernelConfig
 from maskc_kernels.tpu.forward import forward
+from maskc_kernels.tpu.paths import Paths
 from maskc_kernels.tpu.sizes import Sizes
 from maskc_kernels.tpu.worklist import EntryForm, WorkList
 
@@ -55,7 +57,9 @@ def ours(
     if not backward:
 
         def run(q: Any, k: Any, v: Any, head_mask: Any, ptr: Any, entries: Any, words: Any) -> Any:
-            work = WorkList(form, 1, ptr, entries)
+            paths = None if bounded else Paths.of(config.order.parts, blocks.q, blocks.kv)
+            tiles = 0 if paths is None else paths.tiles
+            work = WorkList(replace(form, tiles=tiles), 1, ptr, entries)
             options = {"sizes": sizes, "config": config, "residuals": False}
             return forward(q, k, v, head_mask, work, words, **options)  # type: ignore[arg-type]
 

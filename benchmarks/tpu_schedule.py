@@ -7,7 +7,7 @@ that of a full block), many stores (a row begins or ends), or neither (overhead 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +38,9 @@ class Costs:
 
     Attributes:
         full: of a block without mask.
-        partial: of a block with one.
+        partial: of a block with one, computed whole.
+        some: likewise of which only some is computed, ascending.
+        choice: of finding out how much of a partial block is.
         step: of a step besides its block.
         row: of a row's beginning and end.
         matrix: least cycles of the matrix unit in a full block.
@@ -53,6 +55,8 @@ class Costs:
     matrix: int = 0
     spills: int = 0
     vmem: int = 0
+    choice: int = 0
+    some: list[int] = field(default_factory=list)
 
 
 def kernels(dump: Path) -> list[str]:
@@ -83,23 +87,33 @@ def read(dump: Path, kernel: str, chip: str) -> Costs:
         columns = [names.index(name) for name in ("VSTORE:SPILL", "VLOAD:FILL")]
         return sum(rows[bundle][at] for bundle in part for at in columns)
 
-    def selects(part: list[int]) -> int:
-        return sum(bundles[bundle].count("vsel") for bundle in part)
+    def masks(part: list[int]) -> int:
+        return sum(bundles[bundle].count("vcmp") for bundle in part)
 
-    blocks = sorted((part for part in held if least(part, "MATMUL")), key=selects)
-    full, partial = blocks[0], blocks[-1]
+    blocks = [part for part in held if least(part, "MATMUL") and least(part, "EUP")]
+    blocks.sort(key=masks)
+    full, *some, partial = blocks if len(blocks) > 1 else blocks * 2
     costs = Costs(full=len(full), partial=len(partial), matrix=least(full, "MATMUL"))
+    costs.some = [len(part) for part in some]
     costs.spills, costs.vmem = spilled(full), _vmem(_last(dump, kernel, "original"))
     loops = [s for s in stretches if s.loop and s.start <= full[0] and full[-1] < s.stop]
     step = loops[-1]
     for part, stretch in zip(held, stretches, strict=True):
         if not part or any(part is block for block in blocks):
             continue
+        if stretch.start < step.start or stretch.stop > step.stop:
+            continue  # once per lane
         if least(part, "VSTORE") >= _MANY_STORES:
             costs.row += len(part)
-        elif stretch.start >= step.start and stretch.stop <= step.stop:
+        elif _holds(stretch, partial) and not _holds(stretch, full):
+            costs.choice += len(part)
+        else:
             costs.step += len(part)
     return costs
+
+
+def _holds(stretch: Stretch, part: list[int]) -> bool:
+    return stretch.start <= part[0] and part[-1] < stretch.stop
 
 
 def _last(dump: Path, kernel: str, label: str) -> Path:

@@ -79,10 +79,12 @@ def compiled(case, device, dump):
         lowered = jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",))
     if case.compile:
         lowered.compile()
-    # The mesh writes a line of its own after every operation; without it, they are not there.
-    lines = [
-        line for line in lowered.as_text().splitlines() if "sdy.sharding_constraint" not in line
-    ]
+    # The mesh writes a line of its own after every operation, and where every argument is; without
+    # it, they are not there.
+    placed = re.sub(
+        r" \{sdy\.sharding = #sdy\.sharding<@empty_mesh, \[[^\]]*\]>\}", "", lowered.as_text()
+    )
+    lines = [line for line in placed.splitlines() if "sdy.sharding_constraint" not in line]
     frame = re.sub(r"\d+", "0", "\n".join(line for line in lines if "tpu_custom_call" not in line))
     return {
         "text": len("\n".join(lines)),

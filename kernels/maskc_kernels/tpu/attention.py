@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ from maskc_kernels.tpu.bounds import row_bounds
 from maskc_kernels.tpu.config import LOG2E, KernelConfig
 from maskc_kernels.tpu.forward import forward
 from maskc_kernels.tpu.limits import refusal
+from maskc_kernels.tpu.paths import Paths
 from maskc_kernels.tpu.segments import Segments
 from maskc_kernels.tpu.sizes import Sizes, whole_blocks
 from maskc_kernels.tpu.worklist import WorkList, work_list
@@ -106,12 +108,15 @@ def _fwd(
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
     sizes = Sizes.of(q, k, tables.fwd)
     segments = _segments(ids, sizes)
+    paths = None
+    if segments is None:  # whose blocks may be cut besides, which would be as many paths again
+        paths = Paths.of(options.config.order.parts, sizes.block_q, sizes.block_kv)
     out, lse = forward(
         whole_blocks(_scaled(q, sm_scale), sizes.block_q),
         whole_blocks(k, sizes.block_kv),
         whole_blocks(v, sizes.block_kv),
         jnp.asarray(tables.head_mask),
-        *_by_queries(tables.fwd, tables, sizes, segments, options.config),
+        *_by_queries(tables.fwd, tables, sizes, segments, options.config, paths),
         sizes=sizes,
         config=options.config,
         soft_cap=_base2(options.soft_cap),
@@ -132,6 +137,7 @@ def _bwd(
     config, soft_cap = options.config, _base2(options.soft_cap)
     head_mask = jnp.asarray(tables.head_mask)
 
+    @functools.cache  # passes in the same blocks have the same
     def operands(sizes: Sizes) -> Operands:
         bq, bkv = sizes.block_q, sizes.block_kv
         return Operands(
@@ -144,12 +150,13 @@ def _bwd(
         )
 
     # The scale's gradient is sum(q * dq) / scale, so dq must hold another factor than 0.
-    factor = jnp.where(sm_scale == 0, 1, sm_scale).astype(jnp.float32)
+    factor = jax.lax.select(sm_scale == 0, jnp.ones_like(sm_scale), sm_scale).astype(jnp.float32)
     fused = config.fused_backward
     if fused is None:
         fused = _fused_by_default(tables)
+    segments_of = functools.cache(functools.partial(_segments, ids))
     sizes = Sizes.of(q, k, tables.dkv)
-    segments = _segments(ids, sizes)
+    segments = segments_of(sizes)
     dk, dv, *dqs = backward_dkv(
         operands(sizes), head_mask, *_by_keys(tables, sizes, segments, config),
         sizes=sizes, config=config, soft_cap=soft_cap, segments=segments, with_dq=fused,
@@ -159,7 +166,7 @@ def _bwd(
         dq = (dqs[0] * factor).astype(q.dtype)
     else:
         sizes = Sizes.of(q, k, tables.dq)
-        segments = _segments(ids, sizes)
+        segments = segments_of(sizes)
         dq = backward_dq(
             operands(sizes), factor[None], head_mask,
             *_by_queries(tables.dq, tables, sizes, segments, config),
@@ -197,13 +204,18 @@ def _by_queries(
     sizes: Sizes,
     segments: Segments | None,
     config: KernelConfig,
+    paths: Paths | None = None,
 ) -> tuple[WorkList, Partial]:
     """The list whose rows are blocks of queries, and what its partial blocks apply."""
     ids = None if segments is None else (segments.q_blocks, segments.kv_blocks)
     bounds = row_bounds(tables.q_bounds, jnp.asarray(tables.head_mask), sizes.block_q)
-    work: WorkList = work_list(
-        table, rows=sizes.q_blocks, cols=sizes.kv_blocks, chunk=config.chunk, ids=ids,
-        numbered=bounds is None,
+    numbers, tiles = table.partial_id, 0
+    if paths is not None and bounds is None and table.partial_blocks.shape[0]:
+        numbers, tiles = paths.numbers(table), paths.tiles
+    work = work_list(
+        dataclasses.replace(table, partial_id=numbers),
+        rows=sizes.q_blocks, cols=sizes.kv_blocks, chunk=config.chunk, ids=ids,
+        numbered=bounds is None, tiles=tiles,
     )  # fmt: skip
     return work, mask_words(table) if bounds is None else bounds
 
@@ -214,7 +226,7 @@ def _by_keys(
     """The list whose rows are blocks of keys, and what its partial blocks apply."""
     ids = None if segments is None else (segments.kv_blocks, segments.q_blocks)
     bounds = row_bounds(tables.kv_bounds, jnp.asarray(tables.head_mask), sizes.block_kv)
-    work: WorkList = work_list(
+    work = work_list(
         tables.dkv, rows=sizes.kv_blocks, cols=sizes.q_blocks, chunk=config.chunk, ids=ids,
         numbered=bounds is None,
     )  # fmt: skip

@@ -21,12 +21,23 @@ from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.tpu.config import LANES, LN2
 from maskc_kernels.tpu.passes import Form, Pass, Tiles, array_form
-from maskc_kernels.tpu.softmax import NN, NT, Mask, Ref, capped, dot, lanes, staggered, upright
+from maskc_kernels.tpu.softmax import (
+    NN,
+    NT,
+    Mask,
+    Ref,
+    capped,
+    dot,
+    lanes,
+    once,
+    staggered,
+    upright,
+)
 from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
-    from maskc_kernels.tpu.config import Cut, KernelConfig, Tile
+    from maskc_kernels.tpu.config import Cut, KernelConfig, Span, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
@@ -85,19 +96,26 @@ class _Dq(NamedTuple):
 
     def begin(self, row_slot: jax.Array) -> None:
         """Turn the rows' numbers upright, once per row."""
-        self.dq[...] = jnp.zeros_like(self.dq)
         rows = self.rows[row_slot]
         for target, row in ((self.lse, rows[:1]), (self.delta, rows[1:])):
             target[...] = upright(row)
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
-        """Add one block's share."""
-        q, dout = self.q.at[row_slot], self.dout.at[row_slot]
-        k, v = self.k.at[col_slot], self.v.at[col_slot]
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
+        """Add one block's share; the first of a row is where its sum begins."""
+
+        @once
+        def of_queries(rows: Span) -> tuple[jax.Array, jax.Array]:
+            return self.q[row_slot, rows], self.dout[row_slot, rows]
+
+        @once
+        def of_keys(columns: Span) -> tuple[jax.Array, jax.Array]:
+            return self.k[col_slot, columns], self.v[col_slot, columns]
 
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
-            rows, columns = tile
-            return dot(q[rows], k[columns], NT), dot(dout[rows], v[columns], NT)
+            (q, dout), (k, v) = of_queries(tile.rows), of_keys(tile.columns)
+            return dot(q, k, NT), dot(dout, v, NT)
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             rows, columns = tile
@@ -106,14 +124,17 @@ class _Dq(NamedTuple):
             weights = jnp.exp2(mask.apply(scores, tile) - lanes(self.lse[rows], width))
             dscores = products[1] - lanes(self.delta[rows], width)
             dscores *= weights if slope is None else weights * slope
-            self.dq[rows] += dot(dscores.astype(k.dtype), k[columns], NN)
+            k, _ = of_keys(columns)
+            before = _so_far(self.dq[rows], first, columns)
+            self.dq[rows] = before + dot(dscores.astype(k.dtype), k, NN)
 
-        cut = self.config.order.dq
-        staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, products, use)
+        size = self.q.shape[1], self.k.shape[1]
+        cut = self.config.order.dq if mask.full else self.config.order.dq.masked(*size)
+        staggered(cut.tiles(*size), cut.ahead, products, use)
 
-    def end(self) -> tuple[jax.Array, ...]:
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """The gradient of q as it was before it was scaled."""
-        return (self.dq[...] * self.sm_scale[0],)
+        return (jnp.where(empty, 0.0, self.dq[...]) * self.sm_scale[0],)
 
 
 class _Dkv(NamedTuple):
@@ -128,7 +149,7 @@ class _Dkv(NamedTuple):
         dout: [slots, v_head_dim, block_q].
         rows: [slots, 2, block_q].
         dk: float32 [head_dim, block_kv], the sum so far.
-        dv: float32 [v_head_dim, block_kv], the sum so far.
+        dv: float32 [v_head_dim, block_kv], likewise.
         turned_k: [head_dim, block_kv], if the pass makes dq.
         dq: float32 [slots, head_dim, block_q], the sums so far.
     """
@@ -146,38 +167,78 @@ class _Dkv(NamedTuple):
     dq: Ref | None = None
 
     def begin(self, row_slot: jax.Array) -> None:
-        """Nothing summed yet."""
-        self.dk[...] = jnp.zeros_like(self.dk)
-        self.dv[...] = jnp.zeros_like(self.dv)
+        """Turn the keys, once per row; the matrix unit does it, which has nothing to do there."""
         if self.turned_k is not None:
-            self.turned_k[...] = self.k[row_slot].T
+            k = self.k[row_slot]
+            shape = (k.shape[1],) * 2
+            row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+            unit = (row == column).astype(k.dtype)
+            self.turned_k[...] = dot(unit, k, NT).astype(k.dtype)
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
-        """Add one block's share."""
-        k, v, rows = self.k.at[row_slot], self.v.at[row_slot], self.rows.at[col_slot]
-        q, dout = self.q.at[col_slot], self.dout.at[col_slot]
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
+        """Add one block's share; the first of a row is where its sums begin."""
+
+        @once
+        def of_keys(keys: Span) -> tuple[jax.Array, jax.Array]:
+            return self.k[row_slot, keys], self.v[row_slot, keys]
+
+        @once
+        def of_queries(queries: Span) -> tuple[jax.Array, ...]:
+            refs = self.q, self.dout, self.rows
+            q, dout, rows = (ref[col_slot, :, queries] for ref in refs)
+            return q, dout, rows[:1], rows[1:]
 
         def products(tile: Tile) -> tuple[jax.Array, jax.Array]:
+            (k, v), (q, dout, _, _) = of_keys(tile.rows), of_queries(tile.columns)
+            return dot(k, q, NN), dot(v, dout, NN)
+
+        def add(sums: Ref, tile: Tile, operand: jax.Array, scores: jax.Array) -> None:
             keys, queries = tile
-            return dot(k[keys], q[:, queries], NN), dot(v[keys], dout[:, queries], NN)
+            turned = _turned(operand.shape[0], self.cut)
+            at = (slice(None), keys) if turned else keys
+            before = _so_far(sums[at], first, queries)
+            sums[at] = before + (dot(operand, scores, NT) if turned else dot(scores, operand, NT))
 
         def use(tile: Tile, products: tuple[jax.Array, jax.Array]) -> None:
             keys, queries = tile
+            q, dout, lse, delta = of_queries(queries)
             scores, slope = capped(products[0], self.soft_cap)
-            weights = jnp.exp2(mask.apply(scores, tile) - rows[:1, queries])
-            self.dv[:, keys] += dot(dout[:, queries], weights.astype(dout.dtype), NT)
-            steps = products[1] - rows[1:, queries]
+            weights = jnp.exp2(mask.apply(scores, tile) - lse)
+            add(self.dv, tile, dout, weights.astype(dout.dtype))
+            steps = products[1] - delta
             steps *= weights if slope is None else weights * slope
             dscores = steps.astype(q.dtype)
-            self.dk[:, keys] += dot(q[:, queries], dscores, NT)
+            add(self.dk, tile, q, dscores)
             if self.turned_k is not None and self.dq is not None:
                 self.dq[col_slot, :, queries] += dot(self.turned_k[:, keys], dscores, NN)
 
-        staggered(self.cut.tiles(k.shape[0], q.shape[1]), self.cut.ahead, products, use)
+        size = self.k.shape[1], self.q.shape[2]
+        cut = self.cut if mask.full else self.cut.masked(*size)
+        staggered(cut.tiles(*size), cut.ahead, products, use)
 
-    def end(self) -> tuple[jax.Array, ...]:
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """The gradients of k and v; q held log2(e) besides the scale."""
-        return self.dk[...].T * LN2, self.dv[...].T
+        gradients = []
+        for sums, of in ((self.dk, self.k), (self.dv, self.v)):
+            gradient = jnp.where(empty, 0.0, sums[...])
+            gradients.append(gradient.T if _turned(of.shape[2], self.cut) else gradient)
+        dk, dv = gradients
+        return dk * LN2, dv
+
+
+def _so_far(sums: jax.Array, first: jax.Array, part: Span) -> jax.Array:
+    """Sums to add a part of a block to: what they hold is an earlier row's if this one begins.
+
+    So no cycles go into zeros. `first` tells that the block is the first of its row.
+    """
+    return sums if part.start else jnp.where(first, jnp.zeros_like(sums), sums)
+
+
+def _turned(size: int, cut: Cut) -> bool:
+    """Do the sums of an operand of that head_dim have keys as their last axis?"""
+    return size % cut.unit != 0
 
 
 def backward_dq(
@@ -299,7 +360,10 @@ def backward_dkv(
         form = array_form((q.shape[0] // members, *x.shape[1:]), dtype)
         return Tiles(form, sizes.block_kv)
 
-    turned = [(x.shape[2], sizes.block_kv) for x in (k, v)]
+    held = [
+        (size, sizes.block_kv) if _turned(size, cut) else (sizes.block_kv, size)
+        for size in (k.shape[2], v.shape[2])
+    ]
     job = Pass(
         name="maskc_backward" if with_dq else "maskc_backward_dkv",
         lanes=q.shape[0] // members,
@@ -312,11 +376,11 @@ def backward_dkv(
         ],
         results=[result(k), result(v)],
         scratch=[
-            *(pltpu.VMEM(shape, jnp.float32) for shape in turned),
-            *(pltpu.VMEM(turned[0], k.dtype) for _ in sums),
+            *(pltpu.VMEM(shape, jnp.float32) for shape in held),
+            *(pltpu.VMEM((k.shape[2], sizes.block_kv), k.dtype) for _ in sums),
         ],
         body=body,
-        linear=len(cut.tiles(sizes.block_kv, sizes.block_q)) <= cut.linear,
+        linear=sizes.block_kv * sizes.block_q <= cut.linear,
     )  # fmt: skip
     dk, dv, *dq = run_pass(
         job, work, partial, head_mask, [k, v], [q, dout, rows, *sums],

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from maskc_kernels.tables import BlockTable
 
-__all__ = ["ROWS", "mask_words", "unpack_words", "word_rows"]
+__all__ = ["ROWS", "chosen_words", "mask_words", "unpack_words", "word_rows"]
 
 ROWS = 256
 """Rows of a block that 8 rows of words hold."""
@@ -39,39 +39,58 @@ def mask_words(table: BlockTable, *, transposed: bool = False) -> jax.Array:
         transposed: rows are keys and columns queries.
     """
     blocks = jnp.asarray(table.partial_blocks)
-    if not blocks.shape[0]:  # a kernel takes no empty operand; nothing points at this one
-        rows, columns = (table.block_q, table.block_kv)[:: -1 if transposed else 1]
-        return jnp.zeros((1, word_rows(rows), columns), jnp.int32)
-
-    def pack(block: jax.Array) -> jax.Array:
-        dense = jnp.unpackbits(block, axis=1, count=table.block_kv, bitorder="little")
-        return _pack(dense.T if transposed else dense)
-
-    # One block at a time: unpacked, all of them could be larger than the device.
-    words: jax.Array = jax.lax.map(pack, blocks)
-    return words
-
-
-def _pack(dense: jax.Array) -> jax.Array:
-    """Zeros and ones [rows, columns] -> int32 [word_rows, columns]."""
-    rows, columns = dense.shape
-    padded = jnp.pad(dense, ((0, -rows % ROWS), (0, 0)))
-    parts = padded.reshape(-1, _BITS, _SUBLANES, columns).astype(jnp.uint32)
-    shifts = jnp.arange(_BITS, dtype=jnp.uint32)[:, None, None]
-    words = (parts << shifts).sum(1, dtype=jnp.uint32)
-    return jax.lax.bitcast_convert_type(words, jnp.int32).reshape(-1, columns)
+    rows, columns = (table.block_q, table.block_kv)[:: -1 if transposed else 1]
+    unique, tall = blocks.shape[0], word_rows(rows)
+    if not unique:  # a kernel takes no empty operand; nothing points at this one
+        return jnp.zeros((1, tall, columns), jnp.int32)
+    groups = (unique, tall // _SUBLANES, _BITS)
+    if transposed:  # a byte has eight rows, the same bit of eight words each
+        blocks = _filled(blocks.swapaxes(1, 2), tall * _BITS // 8)
+        parts, shape = blocks.reshape(*groups, 1, columns), (*groups, 8, columns)
+        place = jax.lax.broadcasted_iota(jnp.uint8, shape, 3)
+    else:  # a byte has eight columns
+        parts = _filled(blocks, tall * _BITS).reshape(*groups, _SUBLANES, -1, 1)
+        place = jax.lax.broadcasted_iota(jnp.uint8, (*parts.shape[:-1], 8), 5)
+    # One fused operation, which takes one or two times the words' memory. Unpacked, all blocks
+    # could be larger than the device.
+    bit = jax.lax.broadcasted_iota(jnp.int32, place.shape, 2)
+    words = ((parts >> place & 1).astype(jnp.int32) << bit).sum(2, dtype=jnp.int32)
+    return words.reshape(unique, tall, columns)
 
 
-def unpack_words(words: jax.Array, rows: int) -> jax.Array:
-    """Words [word_rows, columns] as bool [rows, columns], in a kernel."""
+def _filled(blocks: jax.Array, rows: int) -> jax.Array:
+    """With zeros behind the rows."""
+    more = rows - blocks.shape[1]
+    return jnp.pad(blocks, ((0, 0), (0, more), (0, 0))) if more else blocks
+
+
+def unpack_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
+    """Words [word_rows, columns] as bool [rows, columns], in a kernel; see `chosen_words`."""
+    return chosen_words(words, rows, first) != 0
+
+
+def chosen_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
+    """Words [word_rows, columns] as int32 [rows, columns], in a kernel; 0 is what is not set.
+
+    Args:
+        words: those that hold the rows.
+        rows: how many rows.
+        first: how many rows of the words come before them; a multiple of 8.
+    """
     columns = words.shape[1]
     groups = []
-    for start in range(0, rows, ROWS):
-        count = min(ROWS, rows - start) // _SUBLANES
-        at = start // ROWS * _SUBLANES
-        part = jax.lax.slice_in_dim(words, at, at + _SUBLANES)
+    at = 0
+    while at < rows:
+        row = (first + at) % ROWS
+        held = (first + at) // ROWS * _SUBLANES
+        count = min(ROWS - row, rows - at) // _SUBLANES
+        part = words
+        if words.shape[0] > _SUBLANES:
+            part = jax.lax.slice_in_dim(words, held, held + _SUBLANES)
         shape = (count, _SUBLANES, columns)
-        bit = jnp.int32(1) << jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-        chosen = jnp.broadcast_to(part[None], shape) & bit
+        number = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+        bit = jnp.int32(1) << (number + row // _SUBLANES if row else number)
+        chosen = jax.lax.broadcast_in_dim(part, shape, (1, 2)) & bit
         groups.append(chosen.reshape(count * _SUBLANES, columns))
-    return jnp.concatenate(groups, axis=0) != 0
+        at += count * _SUBLANES
+    return groups[0] if len(groups) == 1 else jnp.concatenate(groups, axis=0)

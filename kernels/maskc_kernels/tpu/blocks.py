@@ -38,15 +38,15 @@ From the compiler's schedules for head_dim 128 in bfloat16 (libtpu 0.0.52, jax 0
 benchmarks/tpu.py blocks`): thousands of cycles per head of the four masks of docs/tpu-benchmarks.md
 together, in blocks of 512x512, 512x1024 and 1024x1024:
 
-- v5e: forward 11,955, 11,280, 10,688; dq 16,365, 15,961, 15,430; dkv 20,653, 20,549, 20,202;
+- v5e: forward 11,565, 10,432, 9,797; dq 16,365, 15,961, 15,430; dkv 20,653, 20,549, 20,202;
   fused 25,901, 25,672, 25,221;
-- v6e: forward 9,327, 7,373, 6,392; dq 10,103, 9,041, 8,274; dkv 11,826, 9,799, 8,983; fused
+- v6e: forward 9,008, 6,711, 5,778; dq 10,103, 9,041, 8,274; dkv 11,826, 9,799, 8,983; fused
   13,175, 11,343, 10,515;
-- tpu7x, cycles of one full block only: forward 998, 1,528, 2,685, so 1024x1024 takes 0.67 times as
-  long per score as 512x512;
+- tpu7x, cycles of one full block only: forward 1,009, 1,464, 2,500, so 1024x1024 takes 0.62 times
+  as long per score as 512x512;
 - v5p has v5e's matrix unit and takes its blocks; it was not measured.
 
-Heads of up to 512 bytes (bfloat16 to 256, float32 to 128) take up to 8.3 MiB of VMEM in blocks of
+Heads of up to 512 bytes (bfloat16 to 256, float32 to 128) take up to 8.5 MiB of VMEM in blocks of
 1024x1024, larger ones 7.1 MiB in those of 512x512 (float32, 256).
 """
 

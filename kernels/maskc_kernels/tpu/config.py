@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from maskc_kernels.errors import KernelUnavailableError
-from maskc_kernels.tpu.bits import ROWS
 
 __all__ = [
     "DTYPES",
@@ -20,6 +20,7 @@ __all__ = [
     "Cut",
     "KernelConfig",
     "Order",
+    "Span",
     "Tile",
 ]
 
@@ -39,6 +40,13 @@ MASKED = -0.7 * 3.4028234663852886e38
 """Score of a pair that may not attend: finite, so that no difference of two is NaN."""
 
 
+_MANY = 2
+"""Pieces of a block: see `Cut.masked`."""
+
+Span: TypeAlias = slice | pl.Slice
+"""Which rows or columns: a slice, or `pl.ds` where the kernel finds out which."""
+
+
 class Tile(NamedTuple):
     """Part of a block of scores.
 
@@ -47,8 +55,8 @@ class Tile(NamedTuple):
         columns: its columns.
     """
 
-    rows: slice
-    columns: slice
+    rows: Span
+    columns: Span
 
 
 def _divisor(length: int, most: int, unit: int) -> int:
@@ -64,9 +72,12 @@ class Cut(NamedTuple):
         columns: most columns of scores per matrix product.
         rows: most rows.
         ahead: how many pieces' products are asked for before the softmax of the first.
-        linear: most pieces of a block that the compiler's linear scheduler orders well.
+        linear: most scores of a block that the compiler's linear scheduler orders well.
         free: columns that a product with values takes in any case. If the values leave some of
             them, the forward pass sums its weights there.
+        unit: columns of the matrix unit. Where head_dim does not fill them, the sums of the pass
+            over keys have keys as their last axis.
+        board: write scores to VMEM before the softmax, and masks into them.
     """
 
     columns: int
@@ -74,21 +85,54 @@ class Cut(NamedTuple):
     ahead: int
     linear: int = 0
     free: int = 0
+    unit: int = 1
+    board: bool = False
+
+    def shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of the pieces of a block of scores."""
+        return _divisor(rows, self.rows, LANES), _divisor(columns, self.columns, LANES)
+
+    def early(self, rows: int, columns: int) -> int:
+        """How many pieces of a block are asked for early: scores of `ahead` whole pieces."""
+        height, width = self.shape(rows, columns)
+        pieces = rows // height * (columns // width)
+        return min(pieces - 1, self.ahead * self.rows * self.columns // (height * width))
 
     def tiles(self, rows: int, columns: int) -> list[Tile]:
         """A block of scores in pieces, in the order of work."""
-        height, width = _divisor(rows, self.rows, ROWS), _divisor(columns, self.columns, LANES)
+        height, width = self.shape(rows, columns)
         return [
             Tile(slice(top, top + height), slice(left, left + width))
             for left in range(0, columns, width)
             for top in range(0, rows, height)
         ]
 
+    def masked(self, rows: int, columns: int) -> Cut:
+        """The same for a block under a mask: large pieces, if there were many.
+
+        Every piece is written out in the program, once per path, which blocks of 1024 x 1024 made
+        a third longer. On v6e a masked one takes 4,323 cycles (4,252) in the fused pass, 3,776
+        (3,670) in dkv and 3,501 (3,337) in dq.
+        """
+        if len(self.tiles(rows, columns)) <= _MANY:
+            return self
+        high = self._replace(rows=rows, ahead=min(self.ahead, 1))
+        return high if len(high.tiles(rows, columns)) <= _MANY else high._replace(columns=512)
+
 
 class Order(NamedTuple):
-    """In what pieces a chip works best; see `ORDERS`. One for each kernel."""
+    """In what pieces a chip works best; see `ORDERS`.
+
+    Attributes:
+        forward: of the forward pass.
+        parts: of it, where it computes some pieces of a block only.
+        dq: of the dq pass.
+        dkv: of the dkv pass.
+        fused: of the one pass for all gradients.
+    """
 
     forward: Cut
+    parts: Cut
     dq: Cut
     dkv: Cut
     fused: Cut
@@ -96,16 +140,25 @@ class Order(NamedTuple):
 
 ORDERS = {
     5: Order(
-        forward=Cut(512, 512, 0), dq=Cut(512, 512, 0), dkv=Cut(512, 512, 0), fused=Cut(256, 512, 1)
+        forward=Cut(512, 512, 0),
+        parts=Cut(512, 256, 1),
+        dq=Cut(512, 512, 0),
+        dkv=Cut(512, 512, 0, unit=128),
+        fused=Cut(512, 512, 0, unit=128),
     ),
     6: Order(
-        forward=Cut(512, 256, 2, linear=2, free=256),
+        forward=Cut(1024, 256, 1, linear=2**18, free=256, board=True),
+        parts=Cut(512, 256, 2, board=True),
         dq=Cut(256, 512, 1),
-        dkv=Cut(512, 256, 2),
-        fused=Cut(512, 256, 2),
+        dkv=Cut(512, 256, 2, unit=256),
+        fused=Cut(512, 256, 2, unit=256),
     ),
     7: Order(
-        forward=Cut(512, 512, 1), dq=Cut(256, 512, 1), dkv=Cut(512, 256, 2), fused=Cut(512, 256, 2)
+        forward=Cut(1024, 256, 1, board=True),
+        parts=Cut(512, 256, 2, board=True),
+        dq=Cut(256, 512, 1),
+        dkv=Cut(512, 256, 2, unit=256),
+        fused=Cut(512, 256, 2, unit=256),
     ),
 }
 """By generation: v5e and v5p (and older ones), v6e, tpu7x (and later ones).
@@ -117,18 +170,26 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
 
 - forward, weights summed by the matrix unit or by the vector units: v6e 512x512 940 and 986, or 960
   and 1,032; tpu7x 1,094 and 1,206, or 1,004 and 1,073;
-- forward, v6e, one piece of 512 rows ahead or two of 256: 512x1024 1,402 and 1,552, or 1,413 and
-  1,536; 1024x1024 2,514 and 2,756, or 2,481 and 2,702; v5e 512x1024, in turn or one ahead: 2,261
-  or 2,465;
+- forward, v6e, scores and masks stored by the kernel, or spilled by the compiler and masks
+  selected, in the same pieces: 512x512 937 and 967, or 940 and 988; before, in pieces of 256 x 512
+  with two ahead, 512x1024 1,413 and 1,536, 1024x1024 2,481 and 2,702;
+- forward, v6e, pieces of 256 rows one ahead or of 128 rows three ahead: 512x1024 1,364 and 1,443,
+  or 1,381 and 1,437; 1024x1024 2,414 and 2,546, or 2,498 and 2,577; tpu7x 1,487 and 1,593, or
+  1,464 and 1,604; 2,592 and 2,845, or 2,500 and 2,779 (in programs beyond 100,000 characters);
+- forward, v6e 1024x1024, one or two ahead: 2,414 and 2,546, or 2,390 and 2,588;
+- parts, v5e 1024x1024, in turn or one ahead, 2, 4 and 6 tiles: 1,266, 2,345 and 3,416, or 1,272,
+  2,299 and 3,319; with stored masks 1,526, 2,612 and 3,670;
+- forward, v5e 512x1024, in turn or one ahead: 2,261 or 2,465;
 - forward, with the compiler's linear scheduler or without: v6e 512x512 940 and 986, or 962 and 996;
   1024x512 1,504 and 1,585, or 1,416 and 1,534; v5e 512x512 1,235 and 1,250, or 1,226 and 1,227;
 - dq, likewise: v6e 512x1024 1,976 and 2,033, or 1,798 and 1,799; v5e 512x512 1,737 and 1,866, or
   1,735 and 1,735;
 - dq, 512x512, 512 or 256 columns: v5e 1,737 or 1,873; v6e 1,325 or 1,030;
-- fused, v6e 512x512, 512 columns by 256 rows or 256 by 512, one ahead: 1,290 and 1,330, or 1,378
-  and 1,379; 512x1024, one or two ahead: 2,253 and 2,335, or 2,200 and 2,290; with the linear
-  scheduler 2,238 and 2,324;
-- fused, v5e 512x512, 256 columns one ahead or 512 in turn: 2,734 and 2,734, or 2,738 and 2,747.
+- fused, v6e, 512 columns by 256 rows two ahead or by 512 one ahead: 512x512 1,285 and 1,324, or
+  1,316 and 1,360; 1024x1024 4,118 and 4,252, or 4,191 and 4,328;
+- fused, v5e 512x512, 512 columns in turn or 256 one ahead: 2,728 and 2,736, both;
+- fused, 512x512, keys the last axis of the sums or not: v6e 1,290 and 404 per row, or 1,396 and
+  183; v5e 2,734 and 569, or 2,734 and 483; v5e, head_dim 64, 1,947 or 2,456.
 """
 
 
@@ -173,7 +234,7 @@ class KernelConfig:
         """The pieces to work in."""
         generation = 6 if self.interpret else _generation()
         named = {"columns": self.compute, "rows": self.rows, "ahead": self.ahead}
-        given = {name: value for name, value in named.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         return Order(
             *(
                 cut._replace(**given)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.config import LANES
+from maskc_kernels.tpu.config import LANES, MASKED
 from maskc_kernels.tpu.passes import Pass, Tiles, array_form
-from maskc_kernels.tpu.softmax import NT, Mask, Ref, Softmax, capped, dot, staggered
+from maskc_kernels.tpu.paths import Paths
+from maskc_kernels.tpu.softmax import (
+    NT,
+    Mask,
+    Ref,
+    Softmax,
+    capped,
+    dot,
+    spare_columns,
+    staggered,
+)  # fmt: skip
 from maskc_kernels.tpu.walk import run_pass
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
-    from maskc_kernels.tpu.config import KernelConfig, Tile
+    from maskc_kernels.tpu.config import Cut, KernelConfig, Tile
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.sizes import Sizes
     from maskc_kernels.tpu.worklist import WorkList
@@ -34,6 +46,7 @@ class _Forward(NamedTuple):
         k: [2, block_kv, head_dim].
         v: [2, block_kv, v_head_dim].
         softmax: the row's softmax.
+        board: float32, where scores are written; None leaves that to the compiler.
         spare: have the matrix unit sum the weights.
     """
 
@@ -45,32 +58,70 @@ class _Forward(NamedTuple):
     k: Ref
     v: Ref
     softmax: Softmax
+    board: Ref | None
     spare: bool
 
     def begin(self, row_slot: jax.Array) -> None:
-        """Nothing seen yet."""
+        """The end of the row before, if of nobody, left the softmax as it has to be."""
         del row_slot
-        self.softmax.start()
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
         """Take one block into the softmax."""
-        q, k, v = self.q.at[row_slot], self.k.at[col_slot], self.v.at[col_slot]
+        del first
 
-        def scores(tile: Tile) -> jax.Array:
-            return dot(q[tile.rows], k[tile.columns], NT)
+        block, order = (self.q.shape[1], self.k.shape[1]), self.config.order
+        cut = order.forward if mask.tiles is None else order.parts
+        height, width = cut.shape(*block)
+        spare = spare_columns(width, self.v.shape[2], self.v.dtype) if self.spare else None
+        nobody = None if self.board is None or mask.full else jnp.full((height, width), MASKED)
+        boards = None if self.board is None else itertools.cycle(_parts(self.board, cut, block))
 
-        def use(tile: Tile, products: jax.Array) -> None:
+        def scores(tile: Tile) -> jax.Array | Ref:
+            products = dot(self.q[row_slot, tile.rows], self.k[col_slot, tile.columns], NT)
             scores, _ = capped(products, self.soft_cap)
-            scores = mask.apply(scores, tile)
-            self.softmax.absorb(tile.rows, scores, v[tile.columns], self.spare)
+            if boards is None:
+                return mask.apply(scores, tile)
+            board, barred = next(boards), mask.bars(tile, scores.shape)
+            board[...] = scores
+            if barred is not None and nobody is not None:
+                # Stores have room where selections would be one operation too many.
+                pltpu.store(board, nobody, mask=barred)
+            return board
 
-        cut = self.config.order.forward
-        staggered(cut.tiles(q.shape[0], k.shape[0]), cut.ahead, scores, use)
+        def use(tile: Tile, scores: jax.Array | Ref) -> None:
+            self.softmax.absorb(tile.rows, scores, self.v[col_slot, tile.columns], spare)
 
-    def end(self) -> tuple[jax.Array, ...]:
+        staggered(mask.tiles or cut.tiles(*block), cut.early(*block), scores, use)
+
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
         """Output and log-sum-exp [1, block_q]."""
+        del empty
         out, lse = self.softmax.finish(self.sink)
+        self.softmax.start()  # for the next row: stores have room here
         return (out, lse.T[:1]) if self.residuals else (out,)
+
+
+def _board(cuts: list[Cut], block: tuple[int, int]) -> list[Any]:
+    """Scratch for the scores of pieces under way."""
+    if not cuts[0].board:
+        return []
+    shapes = [(cut.early(*block) + 1, *cut.shape(*block)) for cut in cuts]
+    width = max(width for _, _, width in shapes)
+    rows = max(-(-count // (width // across)) * height for count, height, across in shapes)
+    return [pltpu.VMEM((rows, width), jnp.float32)]
+
+
+def _parts(board: Ref, cut: Cut, block: tuple[int, int]) -> list[Ref]:
+    """The board, cut for a piece of scores at work and those that are asked for early."""
+    height, width = cut.shape(*block)
+    across = board.shape[1] // width
+    places = [divmod(number, across) for number in range(cut.early(*block) + 1)]
+    return [
+        board.at[down * height : (down + 1) * height, along * width : (along + 1) * width]
+        for down, along in places
+    ]
 
 
 def forward(
@@ -111,7 +162,9 @@ def forward(
     """
     heads, v_head_dim = sizes.heads, v.shape[-1]
 
-    cut = config.order.forward
+    order, block = config.order, (sizes.block_q, sizes.block_kv)
+    cut = order.forward
+    paths = Paths.of(order.parts, *block) if work.form.tiles else None
     # Summed there, weights are rounded to the dtype of values, which the log-sum-exp of float32
     # inputs must not see.
     spare = v.dtype == jnp.bfloat16 and v_head_dim + -v_head_dim % LANES + LANES <= cut.free
@@ -122,6 +175,7 @@ def forward(
     def body(
         lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
     ) -> _Forward:
+        softmax, board = Softmax(*scratch[:3]), scratch[3:]
         return _Forward(
             config=config,
             soft_cap=soft_cap,
@@ -130,7 +184,8 @@ def forward(
             q=rows[0],
             k=cols[0],
             v=cols[1],
-            softmax=Softmax(*scratch),
+            softmax=softmax,
+            board=board[0] if board else None,
             spare=spare,
         )
 
@@ -148,9 +203,13 @@ def forward(
         row_side=[Tiles(q, sizes.block_q)],
         col_side=[Tiles(x, sizes.block_kv, sizes.kv_lane) for x in (k, v)],
         results=results,
-        scratch=Softmax.scratch(sizes.block_q, v_head_dim),
+        scratch=[
+            *Softmax.scratch(sizes.block_q, v_head_dim),
+            *_board([cut] if paths is None else [cut, order.parts], block),
+        ],
         body=body,
-        linear=len(cut.tiles(sizes.block_q, sizes.block_kv)) <= cut.linear,
+        linear=sizes.block_q * sizes.block_kv <= cut.linear,
+        paths=paths,
     )
     scalars = [] if sinks is None else [sinks]
     return tuple(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -15,6 +16,7 @@ from maskc_kernels.tpu.sums import SLOTS
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Bounds
+    from maskc_kernels.tpu.paths import Paths
     from maskc_kernels.tpu.segments import Segments
     from maskc_kernels.tpu.softmax import Mask
 
@@ -61,11 +63,24 @@ class Tiles(NamedTuple):
         tile = (length, self.block) if self.wide else (self.block, dim)
         return Buffers.scratch(tile, self.form.dtype, slots)
 
-    def where(self, lane: jax.Array, member: jax.Array, number: jax.Array) -> tuple[Any, ...]:
-        """The index of block `number`."""
-        span = pl.ds(pl.multiple_of(number * self.block, self.block), self.block)
-        at = self.lane(lane, member)
-        return (at, slice(None), span) if self.wide else (at, span)
+    @staticmethod
+    def where(
+        tiles: Iterable[Tiles], lane: jax.Array, member: jax.Array, number: jax.Array
+    ) -> list[tuple[Any, ...]]:
+        """The index of block `number` in each; what is common to them is computed once."""
+
+        @functools.cache
+        def at(of: Lane) -> jax.Array:
+            return of(lane, member)
+
+        @functools.cache
+        def span(block: int) -> Any:
+            return pl.ds(pl.multiple_of(number * block, block), block)
+
+        return [
+            (at(of.lane), slice(None), span(of.block)) if of.wide else (at(of.lane), span(of.block))
+            for of in tiles
+        ]
 
 
 class Body(Protocol):
@@ -75,12 +90,14 @@ class Body(Protocol):
         """A row begins; its operands are in VMEM."""
         ...
 
-    def absorb(self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask) -> None:
-        """Take in one block under its mask."""
+    def absorb(
+        self, row_slot: jax.Array, col_slot: jax.Array, mask: Mask, first: jax.Array
+    ) -> None:
+        """Take in one block under its mask; `first`, bool [], if it is the row's first."""
         ...
 
-    def end(self) -> tuple[jax.Array, ...]:
-        """The row's results, one per result of the pass."""
+    def end(self, empty: jax.Array) -> tuple[jax.Array, ...]:
+        """The row's results, one per result of the pass; `empty`, bool [], if it had no block."""
         ...
 
 
@@ -100,6 +117,7 @@ class Pass:
         scratch: VMEM of the body.
         body: (lane, extra scalars, row buffers, column buffers, scratch) -> body.
         linear: have the compiler's linear scheduler order it.
+        paths: how it takes partial blocks that are not cut by segment ids; None is always whole.
     """
 
     name: str
@@ -113,6 +131,7 @@ class Pass:
     scratch: Sequence[Any]
     body: Callable[[jax.Array, list[Ref], list[Ref], list[Ref], list[Ref]], Body]
     linear: bool = False
+    paths: Paths | None = None
 
     @property
     def sums(self) -> list[int]:

@@ -7,6 +7,7 @@ has one and the same id on both sides. Only the rest compares ids pair by pair.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -23,17 +24,23 @@ class BlockIds(NamedTuple):
 
     Attributes:
         least: int32 [batch, blocks], the least id, padding apart.
-        greatest: int32 [batch, blocks], the greatest; -1 in a block of padding only.
-        padded: bool [batch, blocks], some of the block is padding.
+        greatest: int32 [batch, blocks], the greatest; negative in a block of padding only.
+        only: int32 [batch, blocks], the only id; a negative number, another for keys than for
+            queries, if there are several or padding.
     """
 
     least: jax.Array
     greatest: jax.Array
-    padded: jax.Array
+    only: jax.Array
 
     def pick(self, block: jax.Array) -> BlockIds:
-        """Those of the blocks [n], as [batch, n] each."""
-        return BlockIds(*(field[:, block] for field in self))
+        """Those of the blocks [n], which exist, as [batch, n] each."""
+        return BlockIds(
+            *(
+                field.at[:, block].get(mode="promise_in_bounds", wrap_negative_indices=False)
+                for field in self
+            )
+        )
 
     def meets(self, other: BlockIds) -> jax.Array:
         """May there be an id on both sides? bool [batch, n]."""
@@ -41,8 +48,7 @@ class BlockIds(NamedTuple):
 
     def cuts(self, other: BlockIds) -> jax.Array:
         """May there be a pair of unequal ids? bool [batch, n]."""
-        whole = (self.least == other.greatest) & (other.least == self.greatest)
-        return ~whole | self.padded | other.padded
+        return self.only != other.only
 
 
 class Segments(NamedTuple):
@@ -63,8 +69,9 @@ class Segments(NamedTuple):
     @classmethod
     def of(cls, q_ids: jax.Array, kv_ids: jax.Array, block_q: int, block_kv: int) -> Segments:
         """From ids [batch, length], negative ones being padding."""
-        q, kv = _whole(q_ids, block_q, _Q_PADDING), _whole(kv_ids, block_kv, _KV_PADDING)
-        return cls(q[:, None], kv[:, None], _block_ids(q, block_q), _block_ids(kv, block_kv))
+        q, q_blocks = _side(q_ids, _Q_PADDING, block=block_q)
+        kv, kv_blocks = _side(kv_ids, _KV_PADDING, block=block_kv)
+        return cls(q, kv, q_blocks, kv_blocks)
 
     @property
     def transposed(self) -> Segments:
@@ -72,13 +79,20 @@ class Segments(NamedTuple):
         return Segments(self.kv, self.q, self.kv_blocks, self.q_blocks)
 
 
-def _whole(ids: jax.Array, block: int, padding: int) -> jax.Array:
-    ids = jnp.where(ids < 0, padding, ids.astype(jnp.int32))
-    return jnp.pad(ids, ((0, 0), (0, -ids.shape[1] % block)), constant_values=padding)
-
-
-def _block_ids(ids: jax.Array, block: int) -> BlockIds:
+@functools.partial(jax.jit, static_argnames="block")
+def _side(
+    ids: jax.Array, padding: jax.typing.ArrayLike, *, block: int
+) -> tuple[jax.Array, BlockIds]:
+    """One side in whole blocks, [batch, 1, positions]; one function for all passes."""
+    ids = ids.astype(jnp.int32)
+    ids = jax.lax.select(ids < 0, jnp.broadcast_to(padding, ids.shape), ids)
+    if ragged := -ids.shape[1] % block:
+        ids = jax.lax.pad(ids, padding, [(0, 0, 0), (0, ragged, 0)])
     blocks = ids.reshape(ids.shape[0], -1, block)
-    padding = blocks < 0
-    least = jnp.where(padding, _NO_ID, blocks).min(2)
-    return BlockIds(least, jnp.where(padding, -1, blocks).max(2), padding.any(2))
+    greatest = blocks.max(2)
+    alike = blocks.min(2) == greatest
+    only = jax.lax.select(alike, greatest, jnp.broadcast_to(padding, alike.shape))
+    # Without sign, padding is greater than all ids.
+    least = jax.lax.bitcast_convert_type(blocks, jnp.uint32).min(2)
+    least = jnp.minimum(least, _NO_ID).astype(jnp.int32)
+    return ids[:, None], BlockIds(least, greatest, only)

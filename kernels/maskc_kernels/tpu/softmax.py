@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.bits import unpack_words, word_rows
+from maskc_kernels.tpu.bits import ROWS, chosen_words, word_rows
 from maskc_kernels.tpu.bounds import NUMBERS
-from maskc_kernels.tpu.config import LANES, LN2, MASKED, Tile
+from maskc_kernels.tpu.config import LANES, LN2, MASKED, Span, Tile
 
-__all__ = ["NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "staggered", "upright"]
+__all__ = [
+    "NN", "NT", "Mask", "Softmax", "capped", "dot", "lanes", "once", "spare_columns", "staggered",
+    "upright",
+]  # fmt: skip
 
 Ref = Any
 Products = TypeVar("Products")
@@ -55,41 +60,66 @@ class Mask(NamedTuple):
     """What restricts one block, in VMEM and SMEM.
 
     Attributes:
-        words: int32 [word rows, columns], its bits; None if all attend, or bounds tell.
+        words: int32 [slots, word rows, columns], with its bits; None if all attend, or bounds tell.
+        slot: int32 [], which of them.
         all_bits: int32 [], -1 if the bits do not count after all, else 0; None is 0.
         bounds: int32 [2, rows, 128], the start and length of each row's interval in every lane;
             None if all attend, or bits tell.
         first_col: int32 [], the number of the block's first column, which bounds count from 0.
         row_ids: int32 [rows, 128], segment ids in every lane; None without segments.
         col_ids: int32 [1, columns].
+        tiles: what to compute; nobody attends outside. None is the whole block.
     """
 
     words: Ref | None = None
+    slot: jax.Array | None = None
     all_bits: jax.Array | None = None
     bounds: Ref | None = None
     first_col: jax.Array | None = None
     row_ids: Ref | None = None
     col_ids: Ref | None = None
+    tiles: Sequence[Tile] | None = None
 
-    def apply(self, scores: jax.Array, tile: Tile) -> jax.Array:
-        """The scores of a tile, with `MASKED` where a pair may not attend."""
+    @property
+    def full(self) -> bool:
+        """Nothing does."""
+        return self.words is None and self.bounds is None and self.row_ids is None
+
+    def bars(self, tile: Tile, shape: tuple[int, ...]) -> jax.Array | None:
+        """Which pairs of a tile of that shape may not attend: bool; None if all may."""
+        rows, width = shape
+        found = []
         if self.words is not None:
-            held = slice(word_rows(tile.rows.start), word_rows(tile.rows.stop))
-            words = self.words[held, tile.columns]
+            held, first = _words_of(tile.rows, rows)
+            words = self.words[self.slot, held, tile.columns]
             words = words if self.all_bits is None else words | self.all_bits
-            scores = jnp.where(unpack_words(words, scores.shape[0]), scores, MASKED)
+            found.append(chosen_words(words, rows, first) == 0)
         if self.bounds is not None and self.first_col is not None:
-            width = scores.shape[1]
             column = jax.lax.broadcasted_iota(jnp.int32, (1, width), 1)
             column += self.first_col + tile.columns.start
             start, length = (lanes(self.bounds[n, tile.rows], width) for n in range(NUMBERS))
             # Without sign, what is before the start is far behind the end: one comparison for two.
-            inside = (column - start).astype(jnp.uint32) < length.astype(jnp.uint32)
-            scores = jnp.where(inside, scores, MASKED)
+            found.append((column - start).astype(jnp.uint32) >= length.astype(jnp.uint32))
         if self.row_ids is not None and self.col_ids is not None:
-            same = lanes(self.row_ids[tile.rows], scores.shape[1]) == self.col_ids[:, tile.columns]
-            scores = jnp.where(same, scores, MASKED)
-        return scores
+            ids = lanes(self.row_ids[tile.rows], width)
+            found.append(ids != self.col_ids[:, tile.columns])
+        return functools.reduce(jnp.logical_or, found) if found else None
+
+    def apply(self, scores: jax.Array, tile: Tile) -> jax.Array:
+        """The scores of a tile, with `MASKED` where a pair may not attend."""
+        barred = self.bars(tile, scores.shape)
+        return scores if barred is None else jnp.where(barred, MASKED, scores)
+
+
+def _words_of(rows: Span, count: int) -> tuple[Span, int]:
+    """Which words hold the rows of a tile, and how many of their rows come before."""
+    if isinstance(rows, slice):
+        first = rows.start // ROWS * ROWS
+        return slice(word_rows(first), word_rows(rows.stop)), rows.start - first
+    # Found in the kernel, they are whole words.
+    size = word_rows(count)
+    start = jax.lax.div(rows.start, jnp.int32(ROWS // word_rows(ROWS)))
+    return pl.ds(pl.multiple_of(start, size), size), 0
 
 
 def staggered(
@@ -106,6 +136,28 @@ def staggered(
     for number, tile in enumerate(tiles):
         asked += [products(later) for later in tiles[number + ahead : number + ahead + 1]]
         use(tile, asked.pop(0))
+
+
+def once(load: Callable[[Span], Products]) -> Callable[[Span], Products]:
+    """`load` for parts of a block: each is loaded once, where the first tile that has it is."""
+    known: dict[Any, Products] = {}
+
+    def part(where: Span) -> Products:
+        if where.start not in known:
+            known[where.start] = load(where)
+        return known[where.start]
+
+    return part
+
+
+def spare_columns(keys: int, width: int, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """What stands beside values [keys, width]: zeros to whole registers, then a column of ones.
+
+    Zeros fill the register of that column too; weights times it are sums of weights.
+    """
+    columns = LANES + -width % LANES
+    column = jax.lax.broadcasted_iota(jnp.int32, (keys, columns), 1)
+    return (column == columns - LANES).astype(dtype)
 
 
 class Softmax(NamedTuple):
@@ -133,27 +185,27 @@ class Softmax(NamedTuple):
         self.top[...] = jnp.full_like(self.top, MASKED)
         self.total[...] = jnp.zeros_like(self.total)
 
-    def absorb(self, rows: slice, scores: jax.Array, v: jax.Array, spare: bool) -> None:
+    def absorb(
+        self, rows: Span, scores: jax.Array | Ref, v: jax.Array, spare: jax.Array | None
+    ) -> None:
         """Take in scores [rows, keys] to the base 2 and values [keys, v_head_dim].
 
         Until a query has seen a key it may attend, its largest score is `MASKED` and what it
         gathers is junk; the first real score then scales all that by 0.
 
-        With `spare`, the matrix unit sums the weights, in columns beside those of values that it
-        would leave idle; else the vector units do.
+        With `spare_columns`, the matrix unit sums the weights, in columns beside those of values
+        that it would leave idle; else the vector units do.
         """
         width = v.shape[1]
-        before = self.top[rows]
+        before, scores = self.top[rows], scores[...]
         top = jnp.maximum(before, scores.max(axis=1, keepdims=True))
         weights = jnp.exp2(scores - lanes(top, scores.shape[1]))
         decay = jnp.exp2(before - top)
         self.top[rows] = top
-        if spare:
-            columns = LANES + -width % LANES  # to whole registers, and one more
-            first = jax.lax.broadcasted_iota(jnp.int32, (v.shape[0], columns), 1) == columns - LANES
-            v = jnp.concatenate([v, first.astype(v.dtype)], axis=1)
+        if spare is not None:
+            v = jnp.concatenate([v, spare], axis=1)
         gathered = dot(weights.astype(v.dtype), v, NN)
-        if spare:
+        if spare is not None:
             total = gathered[:, -LANES:]
         else:
             parts = [weights[:, at : at + LANES] for at in range(0, scores.shape[1], LANES)]
@@ -169,14 +221,15 @@ class Softmax(NamedTuple):
         """
         top, total = self.top[...], self.total[...].sum(axis=1, keepdims=True)
         # A maximum may pass over a NaN, a sum does not: bad inputs must not look like no inputs.
-        dead = (top <= MASKED / 2) & ~jnp.isnan(total)
+        dead = (top <= MASKED / 2) & (total < jnp.inf)
         decay: jax.Array | float = 1.0
         if sink is not None:
             higher = jnp.maximum(top, sink)
             decay = jnp.exp2(top - higher)
             total = total * decay + jnp.exp2(sink - higher)
             top = higher
-        total = jnp.where(dead, 1, total)
-        factor = lanes(jnp.where(dead, 0, decay / total), self.out.shape[1])
+        # A sum that is not dead has a weight of 1: neither 0 nor huge.
+        factor = decay * pl.reciprocal(total, full_range=False)  # type: ignore[no-untyped-call]
+        factor = lanes(jnp.where(dead, 0, factor), self.out.shape[1])
         out = jnp.where(factor == 0, 0, self.out[...] * factor)
         return out, jnp.where(dead, -jnp.inf, LN2 * (top + jnp.log2(total)))

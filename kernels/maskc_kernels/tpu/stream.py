@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.worklist import Entry, EntryForm
+from maskc_kernels.tpu.worklist import EntryForm
 
 __all__ = ["Buffers", "Stream", "loop"]
 
@@ -18,7 +18,7 @@ Carry = TypeVar("Carry")
 Ref = Any
 """A Pallas reference; its type is not public."""
 
-_SLOTS = 4
+_SLOTS = 2
 
 
 def loop(
@@ -39,15 +39,13 @@ def loop(
 
 
 class Stream(NamedTuple):
-    """A work list in HBM, of which some chunks are in SMEM: behind, here, and two ahead.
-
-    SMEM holds four chunks however long the list is.
+    """A work list in HBM, of which two chunks are in SMEM, however long it is: here and ahead.
 
     Attributes:
         form: how entries are packed.
         hbm: the entries.
-        smem: int32 [4 * chunk * words].
-        sem: DMA semaphores [4].
+        smem: int32 [2 * chunk * words].
+        sem: DMA semaphores [2].
     """
 
     form: EntryForm
@@ -63,47 +61,53 @@ class Stream(NamedTuple):
             pltpu.SemaphoreType.DMA((_SLOTS,)),
         ]
 
-    def entry(self, number: jax.Array) -> Entry:
-        """Entry `number`, which must be in SMEM."""
+    def words(self, number: jax.Array) -> tuple[jax.Array, ...]:
+        """Entry `number` as it is packed; it must be in SMEM."""
         size = _SLOTS * self.form.chunk
-        at = jax.lax.rem(number, jnp.int32(size)) * self.form.words
-        return self.form.decode(tuple(self.smem[at + word] for word in range(self.form.words)))
+        if size & size - 1:
+            at = jax.lax.rem(number, jnp.int32(size))
+        else:  # the same for less, where every step needs it
+            at = number & jnp.int32(size - 1)
+        at *= self.form.words
+        return tuple(self.smem[at + word] for word in range(self.form.words))
 
     def walk(
         self,
         begin: jax.Array,
         end: jax.Array,
-        start: Callable[[], Carry],
         step: Callable[[jax.Array, Carry], Carry],
+        carry: Carry,
     ) -> Carry:
         """Run `step` for every entry of `[begin, end)`, which is not empty.
-
-        Within a step the next entry is in SMEM too.
 
         Args:
             begin: int32 [], the first entry.
             end: int32 [], behind the last one.
-            start: gives the first step's carry, once entry `begin` is there.
             step: (number of the entry, carry) -> carry.
+            carry: for the first step.
         """
         chunk = jnp.int32(self.form.chunk)
         first, last = jax.lax.div(begin, chunk), jax.lax.div(end - 1, chunk)
         self._copy(first).start()
-        self._copy(first + 1).start()
-        self._copy(first).wait()
 
         def turn(number: jax.Array, carry: Carry) -> Carry:
-            self._copy(number + 2).start()
-            self._copy(number + 1).wait()
+            self._copy(number + 1).start()
+            self._wait(number)
             here = jnp.maximum(begin, number * chunk), jnp.minimum(end, (number + 1) * chunk)
             return loop(*here, step, carry)
 
-        after = loop(first, last + 1, turn, start())
-        self._copy(last + 2).wait()
+        after = loop(first, last + 1, turn, carry)
+        self._wait(last + 1)
         return after
 
+    def _wait(self, chunk: jax.Array) -> None:
+        size = self.form.chunk * self.form.words
+        some = self.smem.at[pl.ds(0, size)]  # only its size counts
+        copy: Any = pltpu.make_async_copy(some, some, self.sem.at[chunk & 1])
+        copy.wait()
+
     def _copy(self, chunk: jax.Array) -> Any:
-        slot, size = jax.lax.rem(chunk, jnp.int32(_SLOTS)), self.form.chunk * self.form.words
+        slot, size = chunk & 1, self.form.chunk * self.form.words
         return pltpu.make_async_copy(
             self.hbm.at[pl.ds(pl.multiple_of(chunk * size, size), size)],
             self.smem.at[pl.ds(pl.multiple_of(slot * size, size), size)],
@@ -132,6 +136,12 @@ class Buffers(NamedTuple):
     def fetch(self, slot: jax.Array, *where: Any) -> Any:
         """The copy of `hbm[where]` to buffer `slot`."""
         return pltpu.make_async_copy(self.hbm.at[where], self.vmem.at[slot], self.sem.at[slot])
+
+    def wait(self, slot: jax.Array) -> None:
+        """Wait for the copy from or to buffer `slot`, of which only the size counts here."""
+        block = self.vmem.at[slot]
+        copy: Any = pltpu.make_async_copy(block, block, self.sem.at[slot])
+        copy.wait()
 
     def store(self, slot: jax.Array, *where: Any) -> Any:
         """The copy of buffer `slot` to `hbm[where]`."""

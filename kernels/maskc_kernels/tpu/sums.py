@@ -71,6 +71,14 @@ class Sums(NamedTuple):
     lane: jax.Array
     members: int
 
+    def store_left(self, coming: jax.Array, slot: jax.Array, leaving: Leaving) -> None:
+        """Send back what was left for what is in `slot`, if that is new."""
+
+        @pl.when((coming != 0) & (leaving.key >= 0))
+        def _() -> None:
+            for copy in self._copies(next_slot(next_slot(slot)), leaving.key):
+                copy.start()
+
     def store(self, slot: jax.Array, key: jax.Array) -> None:
         """Send back what was added up, if anything was."""
 
@@ -79,16 +87,17 @@ class Sums(NamedTuple):
             for copy in self._copies(slot, key):
                 copy.start()
 
-    def make_room(self, slot: jax.Array, key: jax.Array, leaving: Leaving) -> None:
+    def make_room(self, new: jax.Array, slot: jax.Array, key: jax.Array, leaving: Leaving) -> None:
         """Before sums are sent for: wait for those of their buffer, and for themselves.
 
         Args:
+            new: bool [], they are.
             slot: their buffer, which had the sums before those that are leaving last.
             key: which they are.
             leaving: as it was before.
         """
-        pl.when(leaving.stores == 2)(lambda: self._wait(slot))
-        pl.when(leaving.key == key)(lambda: self._wait(next_slot(slot)))
+        pl.when(new & (leaving.stores == 2))(lambda: self._wait(slot))
+        pl.when(new & (leaving.key == key))(lambda: self._wait(next_slot(slot)))
 
     def finish(self, slot: jax.Array, key: jax.Array, leaving: Leaving) -> None:
         """Send back the last sums, and wait until all have landed."""
@@ -98,8 +107,8 @@ class Sums(NamedTuple):
         pl.when(key >= 0)(lambda: self._wait(slot))
 
     def _wait(self, slot: jax.Array) -> None:
-        for copy in self._copies(slot, jnp.int32(0)):
-            copy.wait()
+        for _, buffers in self.parts:
+            buffers.wait(slot)
 
     def _copies(self, slot: jax.Array, key: jax.Array) -> list[Any]:
         """The transfers of one block's sums to HBM."""
@@ -107,7 +116,7 @@ class Sums(NamedTuple):
         if self.members > 1:
             members = jnp.int32(self.members)
             col, member = jax.lax.div(key, members), jax.lax.rem(key, members)
-        return [
-            buffers.store(slot, *tiles.where(self.lane, member, col))
-            for tiles, buffers in self.parts
-        ]
+        tiles = [tiles for tiles, _ in self.parts]
+        where = tiles[0].where(tiles, self.lane, member, col)
+        pairs = zip(self.parts, where, strict=True)
+        return [buffers.store(slot, *at) for (_, buffers), at in pairs]

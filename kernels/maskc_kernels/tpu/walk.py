@@ -8,6 +8,7 @@ What a pass computes, and from which operands, `passes.Pass` says.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,13 +16,15 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.extend import source_info_util
 
 from maskc_kernels.tpu.bounds import NUMBERS, Bounds
 from maskc_kernels.tpu.config import LANES
-from maskc_kernels.tpu.passes import array_form
+from maskc_kernels.tpu.passes import Tiles, array_form
 from maskc_kernels.tpu.softmax import Mask, upright
 from maskc_kernels.tpu.stream import Buffers, Ref, Stream, loop
 from maskc_kernels.tpu.sums import Leaving, Sums, next_slot
+from maskc_kernels.tpu.worklist import LAST
 
 if TYPE_CHECKING:
     from maskc_kernels.tpu.bounds import Partial
@@ -54,7 +57,8 @@ class _State(NamedTuple):
     """What one step hands to the next: int32 scalars.
 
     Attributes:
-        row: the row of the entry before.
+        words: the entry whose operands are in VMEM or on their way; the next to compute.
+        row: its row.
         col_slot: buffer of the entry's column operands.
         col_key: which block and member they are, -1 before the first.
         col_coming: 1 if they are still on their way.
@@ -64,6 +68,7 @@ class _State(NamedTuple):
         leaving: sums on their way back, in a pass that has sums.
     """
 
+    words: tuple[jax.Array, ...]
     row: jax.Array
     col_slot: jax.Array
     col_key: jax.Array
@@ -78,7 +83,8 @@ class _Walk(NamedTuple):
     """One lane's walk, in the kernel.
 
     Partial blocks have `bits` or the rows' `bounds`, and the other is None. With segment ids, `ids`
-    are those of the rows, and the last operand of the columns is theirs.
+    are those of the rows, and the last operand of the columns is theirs. `paths` is the table of
+    the pass's paths.
     """
 
     job: Pass
@@ -92,189 +98,196 @@ class _Walk(NamedTuple):
     results: list[Buffers]
     sums: Sums | None
     body: Body
+    paths: Ref | None
 
     def run(self, begin: jax.Array, end: jax.Array) -> None:
-        """All rows."""
+        """All rows.
 
-        def start() -> _State:
-            for copy in self.row_copies(jnp.int32(0)):
-                copy.start()
-            zero, none = jnp.int32(0), jnp.int32(-1)
-            leaving = None if self.sums is None else Leaving.none()
-            nothing = _State(none, zero, none, zero, zero, none, zero, leaving)
-            return self.fetch(self.stream.entry(begin), zero, nothing)
+        A step sends for an entry and computes the one before. Before the first there is the end of
+        a row that nobody has, behind the last nothing.
+        """
+        for copy in self.row_copies(jnp.int32(0)):
+            copy.start()
+        zero, none = jnp.int32(0), jnp.int32(-1)
+        words = (jnp.int32(LAST), zero)[: self.stream.form.words]
+        leaving = None if self.sums is None else Leaving.none()
+        nothing = _State(words, none, zero, none, zero, zero, none, zero, leaving)
 
         def step(number: jax.Array, state: _State) -> _State:
+            live = number < end
+            ahead = tuple(jnp.where(live, word, 0) for word in self.stream.words(number))
             members = self.job.members
             if members == 1:
-                return self.step(number, jnp.int32(0), end, state)
+                return self.step(ahead, zero, state)
             return loop(
-                jnp.int32(0),
-                jnp.int32(members),
-                lambda member, state: self.step(number, member, end, state),
+                zero, jnp.int32(members), lambda member, state: self.step(ahead, member, state),
                 state,
-            )
+            )  # fmt: skip
 
-        state = self.stream.walk(begin, end, start, step)
+        state = self.stream.walk(begin, end + 1, step, nothing)
         if self.sums is not None and state.leaving is not None:
             self.sums.finish(state.col_slot, state.col_key, state.leaving)
-        for row in range(max(0, self.job.rows - 2), self.job.rows):
-            for copy in self.result_copies(jnp.int32(row)):
-                copy.wait()
 
-    def step(self, number: jax.Array, member: jax.Array, end: jax.Array, state: _State) -> _State:
+        def left(row: jax.Array, carry: jax.Array) -> jax.Array:
+            self.await_results(row)
+            return carry
+
+        loop(jnp.int32(max(0, self.job.rows - 2)), jnp.int32(self.job.rows), left, zero)
+
+    def step(self, words: tuple[jax.Array, ...], member: jax.Array, state: _State) -> _State:
         """Send for what the next step needs, and compute this one."""
-        entry = self.stream.entry(number)
+        entry, row = self.stream.form.decode(state.words), state.row
         opens, closes = entry.first != 0, entry.last != 0
-        if self.job.members > 1:
-            opens &= member == 0
-            closes &= member == self.job.members - 1
-        ahead = self.fetch(*self.following(number, member, end), state)
-        row = state.row + opens.astype(jnp.int32)
+        if self.job.members > 1:  # the next step's member
+            opens &= member == 1
+            closes &= member == 0
+        if self.sums is not None and state.leaving is not None:
+            self.sums.store_left(state.col_coming, state.col_slot, state.leaving)
+        ahead = self.fetch(words, member, state)
 
         @pl.when(state.col_coming != 0)
         def _() -> None:
-            for copy in self.col_copies(state.col_slot, jnp.int32(0), jnp.int32(0)):
-                copy.wait()
-
-        @pl.when(opens)
-        def _() -> None:
-            self.begin_row(row)
-
-        if self.bits is not None:
-            latest = self.bits.fetch(state.bits_slot, 0)
-            pl.when(state.bits_coming != 0)(latest.wait)
+            for buffers in self.col_side:
+                buffers.wait(state.col_slot)
 
         def absorb(mask: Mask) -> Callable[[], None]:
-            return lambda: self.body.absorb(row & 1, state.col_slot, mask)
+            return lambda: self.body.absorb(row & 1, state.col_slot, mask, opens)
 
-        mask = self.mask(entry, state)
-        pl.when((entry.listed != 0) & (entry.partial == 0) & (entry.cut == 0))(absorb(Mask()))
-        pl.when((entry.partial != 0) & (entry.cut == 0))(absorb(mask))
-        if self.ids is not None:
-            # A full block may be cut too. Its bounds are as wide as it is; it has no bits.
-            all_bits = None if self.bits is None else (entry.partial == 0).astype(jnp.int32) * -1
-            col_ids = self.col_side[-1].vmem.at[state.col_slot]
-            cut = mask._replace(all_bits=all_bits, row_ids=self.ids.ref.at[0], col_ids=col_ids)
-            pl.when(entry.cut != 0)(absorb(cut))
+        def masked() -> None:
+            if self.bits is not None:
+                bits = self.bits
+                pl.when(state.bits_coming != 0)(lambda: bits.wait(state.bits_slot))
+            self.masked(entry, self.mask(entry, state), absorb)
 
-        @pl.when(closes)
-        def _() -> None:
-            self.end_row(row)
+        full = functools.partial(pl.when(entry.listed != 0), absorb(Mask()))
+        restricted = entry.partial if self.ids is None else entry.partial | entry.cut
+        jax.lax.cond(restricted != 0, masked, full)
+        pl.when(closes)(lambda: self.turn(row, entry.listed == 0))
+        return ahead._replace(row=row + closes.astype(jnp.int32))
 
-        if self.sums is not None:
-            sums = self.sums
-            pl.when(ahead.col_coming != 0)(lambda: sums.store(state.col_slot, state.col_key))
-        return ahead._replace(row=row)
+    def masked(
+        self, entry: Entry, mask: Mask, absorb: Callable[[Mask], Callable[[], None]]
+    ) -> None:
+        """Take a block under a mask, a partial one in the path that has what it holds."""
+        paths, table = self.job.paths, self.paths
+        if paths is None or table is None:
+            absorb(mask)()
+            return
+        found = table[entry.held]
+        path, chosen = paths.path(found), paths.chosen(found, paths.counts[-2])
+        for number, count in enumerate(paths.counts):
+            tiles = None if count == paths.tiles else chosen[:count]
+            pl.when(path == number)(absorb(mask._replace(tiles=tiles)))
 
     def mask(self, entry: Entry, state: _State) -> Mask:
-        """What restricts the entry if it is partial."""
-        words = None if self.bits is None else self.bits.vmem.at[state.bits_slot]
-        bounds = None if self.bounds is None else self.bounds.ref
-        return Mask(words, bounds=bounds, first_col=entry.col * self.job.col_side[0].block)
+        """What restricts the entry, if it is partial or cut by segment ids.
 
-    def following(
-        self, number: jax.Array, member: jax.Array, end: jax.Array
-    ) -> tuple[Entry, jax.Array]:
-        """The next step's entry and member; an entry that needs nothing after the last."""
-        if self.job.members == 1:
-            after = number + 1
-        else:
-            done = member == self.job.members - 1
-            after = number + done.astype(jnp.int32)
-            member = jnp.where(done, 0, member + 1)
-        entry, more = self.stream.entry(after), (after < end).astype(jnp.int32)
-        return entry._replace(listed=entry.listed * more, partial=entry.partial * more), member
+        With ids there is one path for both: a partial block that is not cut has equal ids, and a
+        full one that is cut has bounds as wide as it is, but no bits.
+        """
+        mask = Mask(
+            words=None if self.bits is None else self.bits.vmem,
+            slot=state.bits_slot,
+            bounds=None if self.bounds is None else self.bounds.ref,
+            first_col=entry.col * self.job.col_side[0].block,
+        )
+        if self.ids is None:
+            return mask
+        return mask._replace(
+            all_bits=None if self.bits is None else jnp.where(entry.partial == 0, -1, 0),
+            row_ids=self.ids.ref.at[0],
+            col_ids=self.col_side[-1].vmem.at[state.col_slot],
+        )
 
-    def fetch(self, entry: Entry, member: jax.Array, state: _State) -> _State:
-        """Start what a step needs and VMEM does not have."""
+    def fetch(self, words: tuple[jax.Array, ...], member: jax.Array, state: _State) -> _State:
+        """Start what an entry needs and VMEM does not have."""
+        entry = self.stream.form.decode(words)
+        if self.bits is not None:
+            state = self.fetch_bits(self.bits, entry, state)
         key = entry.col * self.job.members + member
-        new_col = (entry.listed != 0) & (key != state.col_key)
-        after, leaving = 1 - state.col_slot, state.leaving
-        if self.sums is not None:
-            after = next_slot(state.col_slot)
-        col_slot = jnp.where(new_col, after, state.col_slot)
+        new = (entry.listed != 0) & (key != state.col_key)
+        slot, leaving = 1 - state.col_slot, state.leaving
+        if self.sums is not None and leaving is not None:
+            slot = next_slot(state.col_slot)
+            self.sums.make_room(new, slot, key, leaving)
+            leaving = leaving.after(new, key, state.col_key)
 
-        @pl.when(new_col)
+        @pl.when(new)
         def _() -> None:
-            if self.sums is not None and leaving is not None:
-                self.sums.make_room(col_slot, key, leaving)
-            for copy in self.col_copies(col_slot, member, entry.col):
+            for copy in self.col_copies(slot, member, entry.col):
                 copy.start()
 
-        state = state._replace(
-            col_slot=col_slot,
-            col_key=jnp.where(new_col, key, state.col_key),
-            col_coming=new_col.astype(jnp.int32),
-            leaving=None if leaving is None else leaving.after(new_col, key, state.col_key),
+        return state._replace(
+            words=words,
+            col_slot=jnp.where(new, slot, state.col_slot),
+            col_key=jnp.where(new, key, state.col_key),
+            col_coming=new.astype(jnp.int32),
+            leaving=leaving,
         )
-        return state if self.bits is None else self.fetch_bits(self.bits, entry, state)
 
     def fetch_bits(self, bits: Buffers, entry: Entry, state: _State) -> _State:
         """Start what a partial block needs and VMEM does not have."""
         new = (entry.partial != 0) & (entry.partial_id != state.bits_id)
-        slot = jnp.where(new, 1 - state.bits_slot, state.bits_slot)
-
-        @pl.when(new)
-        def _() -> None:
-            bits.fetch(slot, entry.partial_id).start()
-
+        slot = 1 - state.bits_slot
+        pl.when(new)(lambda: bits.fetch(slot, entry.partial_id).start())
         return state._replace(
-            bits_slot=slot,
+            bits_slot=jnp.where(new, slot, state.bits_slot),
             bits_id=jnp.where(new, entry.partial_id, state.bits_id),
             bits_coming=new.astype(jnp.int32),
         )
 
-    def begin_row(self, row: jax.Array) -> None:
-        """Wait for the row's operands and send for the next row's."""
-        for copy in self.row_copies(row):
-            copy.wait()
+    def turn(self, row: jax.Array, empty: jax.Array) -> None:
+        """End a row, or nothing if it is -1, and begin the next, or nothing if it was the last.
 
-        @pl.when(row + 1 < self.job.rows)
+        Only copies are left out then: without branches, the compiler does both ends' work at once.
+        """
+        after = row + 1
+        pl.when(row >= 2)(lambda: self.await_results(row - 2))
+
+        @pl.when(after < self.job.rows)
         def _() -> None:
-            for copy in self.row_copies(row + 1):
-                copy.start()
+            for buffers in self.row_side:
+                buffers.wait(after & 1)
 
+        for buffers, result in zip(self.results, self.body.end(empty), strict=True):
+            buffers.vmem[row & 1] = result.astype(buffers.vmem.dtype)
         for numbers in (self.bounds, self.ids):
             if numbers is not None:
-                numbers.turn(row & 1)
-        self.body.begin(row & 1)
+                numbers.turn(after & 1)
+        self.body.begin(after & 1)
 
-    def end_row(self, row: jax.Array) -> None:
-        """Write the row's results, once the earlier ones have left their buffers."""
-
-        @pl.when(row >= 2)
+        @pl.when(row >= 0)
         def _() -> None:
-            for copy in self.result_copies(row - 2):
-                copy.wait()
+            for copy in self.result_copies(row):
+                copy.start()
 
-        for buffers, result in zip(self.results, self.body.end(), strict=True):
-            buffers.vmem[row & 1] = result.astype(buffers.vmem.dtype)
-        for copy in self.result_copies(row):
-            copy.start()
+        @pl.when(after + 1 < self.job.rows)
+        def _() -> None:
+            for copy in self.row_copies(after + 1):
+                copy.start()
+
+    def await_results(self, row: jax.Array) -> None:
+        """Wait until a row's results have left."""
+        for buffers in self.results:
+            buffers.wait(row & 1)
 
     def row_copies(self, row: jax.Array) -> list[Any]:
         """The transfers of a row's operands."""
-        pairs = zip(self.job.row_side, self.row_side, strict=True)
-        return [
-            buffers.fetch(row & 1, *tiles.where(self.lane, jnp.int32(0), row))
-            for tiles, buffers in pairs
-        ]
+        where = Tiles.where(self.job.row_side, self.lane, jnp.int32(0), row)
+        pairs = zip(self.row_side, where, strict=True)
+        return [buffers.fetch(row & 1, *at) for buffers, at in pairs]
 
     def col_copies(self, slot: jax.Array, member: jax.Array, col: jax.Array) -> list[Any]:
         """The transfers of one block's column operands."""
-        pairs = zip(self.job.col_side, self.col_side, strict=True)
-        return [
-            buffers.fetch(slot, *tiles.where(self.lane, member, col)) for tiles, buffers in pairs
-        ]
+        where = Tiles.where(self.job.col_side, self.lane, member, col)
+        pairs = zip(self.col_side, where, strict=True)
+        return [buffers.fetch(slot, *at) for buffers, at in pairs]
 
     def result_copies(self, row: jax.Array) -> list[Any]:
         """The transfers of a row's results."""
-        pairs = zip(self.job.results, self.results, strict=True)
-        return [
-            buffers.store(row & 1, *tiles.where(self.lane, jnp.int32(0), row))
-            for tiles, buffers in pairs
-        ]
+        where = Tiles.where(self.job.results, self.lane, jnp.int32(0), row)
+        pairs = zip(self.results, where, strict=True)
+        return [buffers.store(row & 1, *at) for buffers, at in pairs]
 
 
 def run_pass(
@@ -305,7 +318,8 @@ def run_pass(
     Returns:
         The results, in the order of `job.results`, then the sums.
     """
-    prefetched = [head_mask, work.ptr, *scalars]
+    tables = [] if job.paths is None else [jnp.asarray(job.paths.table())]
+    prefetched = [head_mask, work.ptr, *tables, *scalars]
     per_batch = job.lanes // work.batches
     words: list[jax.Array] = []
     turned: list[int] = []  # numbers per row of the operands that come last
@@ -321,8 +335,9 @@ def run_pass(
     outputs = [*job.results, *(job.col_side[number] for number in sums)]
     inputs = 1 + len(words) + len(row_side) + len(col_side)
 
-    def kernel(*refs: Ref) -> None:
+    def walk_lane(*refs: Ref) -> None:
         (mask_of, ptr, *extra), refs = refs[: len(prefetched)], refs[len(prefetched) :]
+        paths, extra = extra[: len(tables)], extra[len(tables) :]
         operands, scratch = [*refs[: inputs + len(outputs)]], iter(refs[inputs + len(outputs) :])
         for at, number in enumerate(sums, len(operands) - len(sums)):
             operands[inputs - len(col_side) + number] = operands[at]
@@ -345,12 +360,19 @@ def run_pass(
         added = [(job.col_side[number], cols[number]) for number in sums]
         walk = _Walk(
             job, lane, stream, bits[0] if words else None, bounds, ids, rows, cols, results,
-            Sums(added, lane, job.members) if sums else None, body,
+            Sums(added, lane, job.members) if sums else None, body, paths[0] if paths else None,
         )  # fmt: skip
         mask = mask_of[job.head(lane)]
         if work.batches > 1:
             mask += jax.lax.div(lane, jnp.int32(per_batch)) * work.masks
         walk.run(ptr[mask], ptr[mask + 1])
+
+    here = source_info_util.current().traceback
+
+    def kernel(*refs: Ref) -> None:
+        # The places of all its lines would be a third of the program's text: it has one.
+        with source_info_util.user_context(here):
+            walk_lane(*refs)
 
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
     results: list[jax.Array] = pl.pallas_call(

@@ -8,21 +8,23 @@ counts rows as they begin.
 The list is made on the device, inside the traced program, from the arrays that a plan's view hands
 over. Those may be tracers (the plan is an argument of the program), so no host code could read
 them; and the program then holds no table, whatever the mask. The cost is a few passes over the
-lists, against hundreds of nanoseconds of matmul per entry and head.
+lists, against hundreds of nanoseconds of matmul per entry and head. Every operation is a line of
+that program, and so full and partial blocks go through the same ones, one behind the other.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from maskc_kernels.tpu.segments import BlockIds
+
 if TYPE_CHECKING:
     from maskc_kernels.tables import BlockTable, TableArray
-    from maskc_kernels.tpu.segments import BlockIds
 
 __all__ = ["Entry", "EntryForm", "WorkList", "work_list"]
 
@@ -31,6 +33,14 @@ FLAGS = 5
 """Bits of an entry before its column."""
 
 _WORD = 32
+_NOWHERE = 1 << 30
+"""A place behind every list."""
+
+_INSIDE = "promise_in_bounds"
+_NOWHERE = 1 << 30
+"""A place behind every list."""
+
+_INSIDE = "promise_in_bounds"
 
 
 class Entry(NamedTuple):
@@ -44,6 +54,7 @@ class Entry(NamedTuple):
         cut: not 0 if segment ids may forbid some of them.
         col: number of the block on the other side.
         partial_id: which partial block applies.
+        held: bit `t` is set unless tile `t` of that block is empty.
     """
 
     first: jax.Array
@@ -53,6 +64,7 @@ class Entry(NamedTuple):
     cut: jax.Array
     col: jax.Array
     partial_id: jax.Array
+    held: jax.Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +75,13 @@ class EntryForm:
         col_bits: bits of a column.
         words: int32 words per entry: 1 if flags, column and partial id fit 32 bits, else 2.
         chunk: entries per chunk that is streamed.
+        tiles: bits of a partial id that are its tiles'.
     """
 
     col_bits: int
     words: int
     chunk: int
+    tiles: int = 0
 
     def decode(self, words: tuple[jax.Array, ...]) -> Entry:
         """The entry that int32 scalars hold."""
@@ -81,7 +95,10 @@ class EntryForm:
         first, last, listed, partial, cut = (
             flags & jnp.int32(mark) for mark in (FIRST, LAST, LISTED, PARTIAL, CUT)
         )
-        return Entry(first, last, listed, partial, cut, col, partial_id)
+        held = partial_id & jnp.int32((1 << self.tiles) - 1)
+        if self.tiles:
+            partial_id = jax.lax.shift_right_logical(partial_id, jnp.int32(self.tiles))
+        return Entry(first, last, listed, partial, cut, col, partial_id, held)
 
 
 @jax.tree_util.register_dataclass
@@ -93,8 +110,8 @@ class WorkList:
         form: how they are packed.
         batches: how many batches have lists of their own; 1 if all have the same.
         ptr: int32 [batches * masks + 1], offsets of the lists, in entries.
-        entries: int32 [chunks * chunk * words]; two chunks more than needed, so that reading
-            ahead stays inside.
+        entries: int32 [chunks * chunk * words]; behind the last entry there are one more and a
+            whole chunk, so that reading ahead stays inside.
     """
 
     form: EntryForm = field(metadata={"static": True})
@@ -108,7 +125,6 @@ class WorkList:
         return (self.ptr.shape[0] - 1) // self.batches
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "cols", "chunk", "numbered"))
 def work_list(
     table: BlockTable,
     *,
@@ -117,6 +133,7 @@ def work_list(
     chunk: int = 1024,
     ids: tuple[BlockIds, BlockIds] | None = None,
     numbered: bool = True,
+    tiles: int = 0,
 ) -> WorkList:
     """Merge the full and the partial blocks of every row into one list.
 
@@ -129,96 +146,125 @@ def work_list(
             without the blocks whose ids do not meet.
         numbered: say which partial block applies; row bounds need no such number, and an entry
             then fits one word.
+        tiles: how many of the lowest bits of a partial id say which tiles are not empty.
 
     Returns:
         The list; in every row first the full blocks, then the partial ones.
     """
     col_bits = max(1, (cols - 1).bit_length())
     id_bits = max(1, (table.partial_blocks.shape[0] - 1).bit_length()) if numbered else 0
-    numbers = table.partial_id if numbered else jnp.zeros_like(table.partial_id)
-    form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits <= _WORD else 2, chunk)
-    lists = [
-        _listed(table.full_ptr, table.full_idx, None, form, rows, ids),
-        _listed(table.partial_ptr, table.partial_idx, numbers, form, rows, ids),
-    ]
-    full, partial = (part.per_row for part in lists)
-    size = jnp.maximum(full + partial, 1)
-    ends = jnp.cumsum(size, dtype=jnp.int32).reshape(size.shape)
-    starts = ends - size
-
-    batches, most = size.shape[0], sum(part.words.shape[1] for part in lists) + size.shape[1]
-    length = (-(-batches * most // chunk) + 2) * chunk
-    entries = jnp.zeros((length, form.words), jnp.int32)
-    first, last = starts.reshape(-1), ends.reshape(-1) - 1
-    entries = entries.at[first, 0].set(FIRST, unique_indices=True, indices_are_sorted=True)
-    entries = entries.at[last, 0].add(LAST, unique_indices=True, indices_are_sorted=True)
-    entries = lists[0].put(entries, starts)
-    entries = lists[1].put(entries, starts + full)
-    ptr = jnp.concatenate([starts.reshape(-1), ends[-1, -1:]])[::rows]
-    return WorkList(form, batches, ptr, entries.reshape(-1))
+    form = EntryForm(col_bits, 1 if FLAGS + col_bits + id_bits + tiles <= _WORD else 2, chunk)
+    # No word of tiles, and one dtype for all, so that the passes of a program share one text.
+    shift = FLAGS + col_bits if form.words == 1 else 0
+    numbers = jnp.asarray(table.partial_id).astype(jnp.int32) << shift
+    table = replace(table, partial_id=numbers if numbered else jnp.zeros_like(numbers))
+    work: WorkList = _merged(table, form=form, rows=rows, ids=ids)
+    return replace(work, form=replace(form, tiles=tiles))
 
 
-class _Listed(NamedTuple):
-    """The blocks of one kind, of which every batch keeps some.
-
-    Attributes:
-        ptr: int32 [rows + 1], offsets of the rows of all masks.
-        words: int32 [batches, n, words], its entry, without the marks of rows.
-        before: int32 [batches, n + 1], how many blocks are kept before it.
-        sorted: what is kept of a list is its beginning.
-    """
-
-    ptr: jax.Array
-    words: jax.Array
-    before: jax.Array
-    sorted: bool
-
-    @property
-    def per_row(self) -> jax.Array:
-        """How many blocks every row keeps: int32 [batches, rows]."""
-        return jnp.diff(self.before[:, self.ptr], axis=1)
-
-    def put(self, entries: jax.Array, starts: jax.Array) -> jax.Array:
-        """Add what is kept to the entries of every row, from `starts[batch, row]` on."""
-        batches, n, words = self.words.shape
-        if not n:
-            return entries
-        first = self.before[:, self.ptr[:-1]]
-        place = _spread(starts - first, self.ptr, n) + self.before[:, :-1]
-        kept = jnp.diff(self.before, axis=1) != 0
-        beyond = len(entries) + jnp.arange(batches * n, dtype=jnp.int32).reshape(batches, n)
-        return entries.at[jnp.where(kept, place, beyond).reshape(-1)].add(
-            self.words.reshape(-1, words),
-            mode="drop", unique_indices=True, indices_are_sorted=self.sorted,
-        )  # fmt: skip
-
-
-def _listed(
-    offsets: TableArray,
-    columns: TableArray,
-    numbers: TableArray | None,
+@functools.partial(jax.jit, static_argnames=("form", "rows"))
+def _merged(
+    table: BlockTable,
+    *,
     form: EntryForm,
     rows: int,
     ids: tuple[BlockIds, BlockIds] | None,
-) -> _Listed:
-    """Blocks of one kind; `numbers` of partial ones."""
-    ptr, col = jnp.asarray(offsets), jnp.asarray(columns).astype(jnp.int32)
-    # Lists may be longer than their rows say; what no row points at goes nowhere.
-    before = jnp.minimum(jnp.arange(len(col) + 1, dtype=jnp.int32), ptr[-1])[None]
-    flags = (LISTED if numbers is None else LISTED | PARTIAL) | col[None] << FLAGS
-    if ids is not None:
-        row = jnp.arange(len(ptr) - 1, dtype=jnp.int32)[None]
-        row = _spread(jax.lax.rem(row, jnp.int32(rows)), ptr, len(col))[0]
-        row_ids, col_ids = ids[0].pick(row), ids[1].pick(col)
-        kept = row_ids.meets(col_ids) & (jnp.diff(before) != 0)
-        before = jnp.pad(jnp.cumsum(kept, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
-        flags |= jnp.where(row_ids.cuts(col_ids), CUT, 0)
-    number = jnp.zeros_like(col) if numbers is None else jnp.asarray(numbers).astype(jnp.int32)
+) -> WorkList:
+    """The list in a given form; partial ids are in their places in a word."""
+    chunk, blocks = form.chunk, _Blocks.of(table, ids)
+    owners, n = table.full_ptr.shape[0] - 1, len(blocks.number)  # rows of all masks, and blocks
+    counts = blocks.first[:, 1:] - blocks.first[:, :-1]
+    full, partial = counts[:, :owners], counts[:, owners + 1 :]
+    offsets = jax.lax.cumsum(jnp.maximum(full + partial, 1).reshape(-1))
+    offsets = jax.lax.pad(offsets, jnp.int32(0), [(1, 0, 0)])
+
+    batches, starts = len(full), offsets[:-1].reshape(full.shape)
+    length = (batches * (n + owners) // chunk + 2) * chunk
+    nowhere = jnp.full_like(starts[:, :1], _NOWHERE)
+    places = jnp.concatenate([starts, nowhere, starts + full, nowhere], axis=1)
+    place = _spread(places - blocks.first, blocks.ptr, n) + blocks.before
+    if blocks.kept is not None:
+        beyond = length + jnp.arange(batches * n, dtype=jnp.int32).reshape(batches, n)
+        place = jax.lax.select(blocks.kept & (place < length), place, beyond)
+
+    def put(entries: jax.Array, values: jax.Array) -> jax.Array:
+        for kind in (slice(blocks.full), slice(blocks.full, n)):  # the places of each are in order
+            entries = entries.at[place[:, kind].reshape(-1)].add(
+                values[:, kind].reshape(-1), mode="drop", wrap_negative_indices=False,
+                unique_indices=True, indices_are_sorted=ids is None,
+            )  # fmt: skip
+        return entries
+
+    begins = jnp.zeros(length + 1, jnp.int32).at[offsets].set(
+        FIRST, mode=_INSIDE, wrap_negative_indices=False,
+        unique_indices=True, indices_are_sorted=True,
+    )  # fmt: skip
+    # Behind the end of a row another begins, or the list is at its end.
+    entries = begins[:-1] | begins[1:] * LAST
     if form.words == 1:
-        words = (flags | number << (FLAGS + form.col_bits))[..., None]
+        entries = put(entries, blocks.flags | blocks.number)
     else:
-        words = jnp.stack(jnp.broadcast_arrays(flags, number[None]), axis=-1)
-    return _Listed(ptr, words, before, ids is None)
+        number = jnp.broadcast_to(blocks.number, place.shape)
+        both = put(entries, blocks.flags), put(jnp.zeros_like(entries), number)
+        entries = jnp.stack(both, axis=1).reshape(-1)
+    return WorkList(form, batches, offsets[::rows], entries)
+
+
+class _Blocks(NamedTuple):
+    """All listed blocks: the full ones row by row, then the partial ones. Batches keep some.
+
+    Behind the last row of both kinds there may be more, at which no row points; they are a row too.
+
+    Attributes:
+        full: how many come first.
+        ptr: int32 [2 * (rows + 1)], where the rows of both kinds begin.
+        number: int32 [n], numbers of partial blocks.
+        flags: int32 [batches, n], entries without them and without the marks of rows.
+        kept: bool [batches, n]; None is all.
+        before: int32 [batches, n], how many blocks are kept before it.
+        first: int32 [batches, 2 * (rows + 1)], the same of every row's first.
+    """
+
+    full: int
+    ptr: jax.Array
+    number: jax.Array
+    flags: jax.Array
+    kept: jax.Array | None
+    before: jax.Array
+    first: jax.Array
+
+    @classmethod
+    def of(cls, table: BlockTable, ids: tuple[BlockIds, BlockIds] | None) -> _Blocks:
+        """Of a table; see `work_list`."""
+        full = table.full_idx.shape[0]
+        ptr = jnp.concatenate([table.full_ptr, table.partial_ptr + full])
+        col = jnp.concatenate([_int32(table.full_idx), _int32(table.partial_idx)])
+        numbers = _int32(table.partial_id)
+        number = jax.lax.pad(numbers, jnp.int32(0), [(full, 0, 0)])
+        before = jnp.arange(len(col), dtype=jnp.int32)
+        partial = jax.lax.pad(jnp.full_like(numbers, PARTIAL), jnp.int32(0), [(full, 0, 0)])
+        flags = col << FLAGS | LISTED | partial
+        if ids is None:
+            return cls(full, ptr, number, flags[None], None, before[None], ptr[None])
+        row_ids, col_ids = _of_rows(ids[0], ptr, len(col)), ids[1].pick(col)
+        kept = row_ids.meets(col_ids)
+        sums = jax.lax.pad(kept.astype(jnp.int32), jnp.int32(0), [(0, 0, 0), (1, 0, 0)])
+        sums = jax.lax.cumsum(sums, axis=1)
+        first = sums.at[:, ptr].get(mode=_INSIDE, wrap_negative_indices=False)
+        flags |= row_ids.cuts(col_ids).astype(jnp.int32) * CUT
+        return cls(full, ptr, number, flags, kept, sums[:, :-1], first)
+
+
+def _of_rows(ids: BlockIds, ptr: jax.Array, n: int) -> BlockIds:
+    """Those of the row of every block; of any behind the last row."""
+    fields = jnp.concatenate(ids)
+    masks = len(ptr) // 2 // fields.shape[1]
+    kinds = jnp.concatenate(([fields] * masks + [fields[:, :1]]) * 2, axis=1)
+    return BlockIds(*jnp.split(_spread(kinds, ptr, n), len(ids)))
+
+
+def _int32(x: TableArray) -> jax.Array:
+    return jnp.asarray(x).astype(jnp.int32)
 
 
 def _spread(values: jax.Array, ptr: jax.Array, n: int) -> jax.Array:
@@ -226,7 +272,10 @@ def _spread(values: jax.Array, ptr: jax.Array, n: int) -> jax.Array:
 
     Steps at the rows' beginnings, summed: gathering millions of numbers is slow on a TPU.
     """
-    steps = jnp.diff(values, axis=1, prepend=0)
-    marks = jnp.zeros((values.shape[0], n + 1), jnp.int32)
-    marks = marks.at[:, ptr[:-1]].add(steps, indices_are_sorted=True)
-    return jnp.cumsum(marks[:, :n], axis=1, dtype=jnp.int32)
+    steps = values - jax.lax.pad(values, jnp.int32(0), [(0, 0, 0), (1, -1, 0)])
+    marks = (
+        jnp.zeros((values.shape[0], n + 1), jnp.int32)
+        .at[:, ptr]
+        .add(steps, mode=_INSIDE, wrap_negative_indices=False, indices_are_sorted=True)
+    )
+    return jax.lax.cumsum(marks, axis=1)[:, :n]

@@ -57,9 +57,13 @@ def row_gradients(out: jax.Array, lse: jax.Array, dout: jax.Array, dlse: jax.Arr
     empty = lse == -jnp.inf
     products = dout.astype(lse.dtype) * out.astype(lse.dtype)
     # Empty rows do not depend on anything; what the caller made of their -inf must not leak.
-    delta = jnp.where(empty, 0, products.sum(-1) - dlse)
-    dout = jnp.where(empty[..., None], 0, dout)
-    return RowGradients(dout, jnp.where(empty, jnp.inf, lse)[..., None], delta[..., None])
+    # Selected directly: a `where` is a function of its own in the program, which shall be short.
+    delta = products.sum(-1) - dlse
+    delta = jax.lax.select(empty, jnp.zeros_like(delta), delta)
+    nowhere = jnp.broadcast_to(empty[..., None], dout.shape)
+    dout = jax.lax.select(nowhere, jnp.zeros_like(dout), dout)
+    top = jax.lax.select(empty, jnp.full_like(lse, jnp.inf), lse)
+    return RowGradients(dout, top[..., None], delta[..., None])
 
 
 @jax.jit

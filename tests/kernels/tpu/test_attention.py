@@ -17,6 +17,7 @@ from maskc import zoo
 from maskc.compile import compile_mask
 from maskc.expr import Causal, Dense, Documents, Empty, Full, Local, MultiHead, Prefix
 from maskc_kernels.tpu import KernelConfig, block_sparse_attention
+from maskc_kernels.tpu.paths import Paths
 
 FP32 = 1e-5  # of the scale of the values
 RESULTS = ("out", "lse", "dq", "dk", "dv", "dscale", "dsinks")
@@ -49,6 +50,7 @@ class Shape:
     segments: bool = False
     fused: bool | None = None
     intervals: tuple | None = None  # of every query and key, most; what masks are drawn from
+    compute: int | None = None  # columns of scores per product
 
     @property
     def masks(self):
@@ -74,6 +76,10 @@ BLOCKINGS = {
     "block_q": 128, "block_kv": 256, "block_q_dq": 256, "block_kv_dq": 128,
     "block_q_dkv": 128, "block_kv_dkv": 128,
 }  # fmt: skip
+# Blocks of eight and of four tiles of 128 columns, of which empty ones are not computed.
+SQUARES = {"block_q_dq": 128, "block_kv_dq": 128, "block_q_dkv": 128, "block_kv_dkv": 128}
+EIGHT = {"block_q": 512, "block_kv": 512} | SQUARES
+FOUR = {"block_q": 128, "block_kv": 512} | SQUARES
 SHAPES = {
     "ragged, grouped, three blockings": Shape(
         300, 500, 4, 2, 8, 12, BLOCKINGS, batch=2
@@ -81,6 +87,10 @@ SHAPES = {
     "masks per head": Shape(200, 300, 4, 2, 8, 5, SQUARE, pattern=(1, 0, 0, 1)),
     "cap and sinks": Shape(
         256, 200, 2, 1, 16, 16, SQUARE, soft_cap=1.5, sinks=(0.5, -2.0)
+    ),
+    "parts of blocks": Shape(700, 900, 2, 1, 8, 8, EIGHT, compute=128),
+    "parts of flat blocks, segments, cap, sinks": Shape(
+        200, 700, 2, 1, 8, 12, FOUR, soft_cap=1.5, sinks=(0.5, -2.0), segments=True, compute=128
     ),
     "segments, grouped": Shape(300, 400, 4, 2, 8, 8, SQUARE, batch=2, segments=True),
     "bounds, ragged, grouped, three blockings": Shape(
@@ -120,7 +130,7 @@ def check(oracle, near, draw_inputs):
         dlse = np.random.default_rng(seed + 1).standard_normal(q.shape[:3]).astype(np.float32)
         scale, sinks = np.float32(scale), shape.sinks and np.asarray(shape.sinks, np.float32)
         ids = draw_ids(shape, seed) if shape.segments else (None, None)
-        config = dataclasses.replace(config, fused_backward=shape.fused)
+        config = dataclasses.replace(config, fused_backward=shape.fused, compute=shape.compute)
         results = compiled(shape.soft_cap, config)(q, k, v, scale, sinks, dout, dlse, tables, ids)
         mask = np.stack([plan.to_dense(head) for head in range(shape.heads)])[None]
         if shape.segments:
@@ -299,6 +309,46 @@ def test_no_race_and_nothing_read_before_it_was_written(
     assert not tpu_interpreter.races.races_found
 
 
+def tiled(sets, seed=0):
+    """Blocks of 512 x 1024 of one row, each with the tiles of 256 x 256 that its set names."""
+    rng = np.random.default_rng(seed)
+    tiles = np.zeros((2, 4 * len(sets)), bool)
+    for block, held in enumerate(sets):
+        for tile in held:
+            tiles[tile % 2, 4 * block + tile // 2] = True
+    return np.kron(tiles, np.ones((256, 256), bool)) & (rng.random((512, 1024 * len(sets))) < 0.3)
+
+
+SETS = [{5, 6}, {1, 2, 4, 7}, {0, 1, 2, 3, 5, 7}, set(range(8)), {3}, {0, 2, 7}]
+
+
+def test_no_race_where_parts_of_blocks_are_computed(check, tables_of, tpu_interpreter):
+    """Every path of a partial block, two of them with a tile that is empty."""
+    # The interpreter takes masked stores for out of bounds that have more rows than columns.
+    shape = Shape(512, 1024 * len(SETS), 1, 1, 8, 8, EIGHT | {"block_kv": 1024}, compute=256)
+    plan = shape.compile([Dense(tiled(SETS))])
+    tables = tables_of(plan)
+    paths = Paths.of(dataclasses.replace(STRICT, compute=256).order.parts, 512, 1024)
+    held = np.asarray(paths.numbers(tables.fwd)) & 255
+    assert [{t for t in range(8) if bits >> t & 1} for bits in held] == SETS
+    assert {*np.asarray(paths.path(paths.table()[held]))} == {0, 1, 2}
+    check(shape, plan, tables, config=STRICT)
+    assert tpu_interpreter.races is not None
+    assert not tpu_interpreter.races.races_found
+
+
+def test_empty_parts_of_a_block_are_not_computed(draw_inputs, tables_of):
+    shape = Shape(512, 2048, 1, 1, 8, 8, EIGHT | {"block_kv": 1024})
+    q, k, v, _ = draw_inputs(0, *shape.inputs)
+    # Keys 256 to 511 of the first block, and the last 512 of the second.
+    v[:, :, 256:512] = v[:, :, 1536:] = np.nan
+    tables = tables_of(shape.compile([Dense(tiled([{0, 1, 4, 5, 6, 7}, {0, 1, 2, 3}]))]))
+    config = dataclasses.replace(PLAIN, compute=256)
+    run = functools.partial(block_sparse_attention, config=config)
+    out, _ = jax.jit(run, compiler_options=QUICK)(q, k, v, np.float32(1), tables)
+    assert np.isfinite(out).all()
+
+
 ZOO = {
     "sinks and a window": zoo.sink_window(4, 100),
     "documents with prefixes": zoo.document_prefix_lm((0, 150, 384), (60, 130)),
@@ -334,6 +384,19 @@ def test_head_dims(head_dim, v_head_dim, check, tables_of):
     shape = Shape(128, 256, 2, 1, head_dim, v_head_dim, SQUARE)
     plan = shape.compile([Local(left=90, right=40)])
     check(shape, plan, tables_of(plan), scale=head_dim**-0.5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_blocks_of_many_pieces(fused, check, tables_of):
+    """A masked one is worked on in other pieces than a full one."""
+    config = dataclasses.replace(PLAIN, compute=128, rows=256)
+    for cut in (config.order.dq, config.order.dkv, config.order.fused):
+        assert len(cut.masked(512, 512).tiles(512, 512)) < len(cut.tiles(512, 512))
+    blocks = {"block_q": 512, "block_kv": 512}
+    shape = Shape(512, 1024, 1, 1, 8, 8, blocks, fused=fused)
+    plan = shape.compile([Causal(offset=512)])
+    assert (len(plan.fwd.full_idx), len(plan.fwd.partial_idx)) == (1, 1)
+    check(shape, plan, tables_of(plan), config=config)
 
 
 def test_bounds_of_queries_only(check, tables_of):

@@ -29,6 +29,13 @@ def test_tiles_cover_the_block_once(cut, rows, columns, height, width):
     assert (seen == 1).all()
 
 
+@pytest.mark.parametrize("cut", [Cut(512, 256, 2), Cut(256, 512, 1)])
+def test_a_block_under_a_mask_has_few_pieces(cut):
+    assert cut.masked(512, 512) is cut
+    tiles = cut.masked(1024, 1024).tiles(1024, 1024)
+    assert [tile.rows for tile in tiles] == [slice(0, 1024)] * 2
+
+
 def test_configs_are_static():
     assert hash(KernelConfig()) == hash(KernelConfig())
     assert dataclasses.replace(KernelConfig(), chunk=8) != KernelConfig()
