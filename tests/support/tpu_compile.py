@@ -39,6 +39,7 @@ class Case:
     gradients: bool = True
     fused: bool = True
     compile: bool = True
+    sparse_core: bool = True  # let XLA give scatters to the sparse core
 
 
 def main(topology, cases):
@@ -78,7 +79,8 @@ def compiled(case, device, dump):
     with jax.sharding.use_abstract_mesh(mesh):
         lowered = jax.jit(function).trace(*args).lower(lowering_platforms=("tpu",))
     if case.compile:
-        lowered.compile()
+        offload = "xla_tpu_enable_offloading_scatter_to_sparsecore"
+        lowered.compile(None if case.sparse_core else {offload: False})
     # The mesh writes a line of its own after every operation, and where every argument is; without
     # it, they are not there.
     placed = re.sub(

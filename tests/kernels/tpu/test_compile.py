@@ -111,4 +111,7 @@ def test_compiles_within_the_memories(topology):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_everything_compiles_within_the_memories(topology):
-    check(topology, [*CASES, *SEPARATE, *LONGEST])
+    # XLA for v5p gives the scatter of a long list to its sparse core, which has no room for it.
+    sparse_core = topology != "v5p:2x2x1"
+    longest = [dataclasses.replace(case, sparse_core=sparse_core) for case in LONGEST]
+    check(topology, [*CASES, *SEPARATE, *longest])
