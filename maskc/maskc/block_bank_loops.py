@@ -21,8 +21,9 @@ Ints = npt.NDArray[Any]
 NO_BANK = -1
 """What `cut` returns where a name has no room."""
 
-RECENT = 4
-"""Blocks that `cut` remembers by their pieces: masks that repeat have few kinds at a time."""
+RECENT, SHORT = 4, 4096
+"""How many blocks `cut` remembers by their pieces, and how many numbers these may be: masks that
+repeat have few kinds at a time."""
 
 
 @loop
@@ -240,13 +241,14 @@ def cut(
         column: the block's column.
         sizes: (block_q, block_kv).
         interned: (table, pool, pool_ptr, count), as for `_intern`.
-        scratch: that of `_normalise`; room for a description; and what was met lately: the length
-            and the number of `RECENT` blocks and one to compare, and their pieces.
+        scratch: that of `_normalise`; room for a description, and for pieces; and what was met
+            lately: the length and the number of `RECENT` blocks, and which is the oldest; their
+            pieces.
     """
     table, pool, pool_ptr, count = interned
-    forms, word, (known, pieces) = scratch
+    forms, word, here, (known, pieces) = scratch
     block_q, block_kv = sizes
-    left, here = column * block_kv, pieces[RECENT]
+    left = column * block_kv
     length = _pieces(rows, ptr, ends, strip, top, bottom, left, left + block_kv, here)
     if bottom - top < block_q:
         here[length] = bottom - top
@@ -263,11 +265,12 @@ def cut(
     if pool_ptr[n] + described > len(pool) or n + 2 > len(pool_ptr) or 2 * n + 2 > len(table):
         return NO_BANK
     number = _intern(name, described, table, pool, pool_ptr, count)
-    oldest = known[RECENT, 0]
-    known[RECENT, 0] = (oldest + 1) % RECENT
-    known[oldest, 0] = length
-    known[oldest, 1] = number
-    np.positive(here[:length], pieces[oldest, :length])
+    if length <= SHORT:
+        oldest = known[RECENT, 0]
+        known[RECENT, 0] = (oldest + 1) % RECENT
+        known[oldest, 0] = length
+        known[oldest, 1] = number
+        np.positive(here[:length], pieces[oldest, :length])
     return number
 
 

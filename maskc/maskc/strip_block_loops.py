@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.block_bank_loops import NO_BANK, RECENT, cut
+from maskc.block_bank_loops import NO_BANK, RECENT, SHORT, cut
 from maskc.jit import allocating_loop, loop
 
 __all__ = ["FULL", "NO_RUNS", "classify", "find_runs"]
@@ -357,8 +357,8 @@ def find_runs(
         np.empty((intervals, 4), np.int64),
     )
     longest = 2 * block_q + 4 + 4 * intervals
-    recent = np.zeros((RECENT + 1, 2), np.int64), np.empty((RECENT + 1, longest), np.int64)
-    scratch = crop, np.empty(longest, np.int64), recent
+    recent = np.zeros((RECENT + 1, 2), np.int64), np.empty((RECENT, SHORT), np.int64)
+    scratch = crop, np.empty(longest, np.int64), np.empty(longest, np.int64), recent
     interned = table, pool, pool_ptr, count
     sizes = block_q, block_kv
     memo = np.zeros((64, 6), np.int64)
