@@ -267,8 +267,17 @@ class Plan:
     compiler: str
 
     def __post_init__(self) -> None:
-        for _, array in self.arrays():
-            array.setflags(write=False)
+        self.head_mask.setflags(write=False)
+        parts = (
+            (self.fwd, self.dq, self.dkv),
+            (self.splash_fwd, self.splash_dkv),
+            (self.row_bounds,),
+        )
+        for some, names in zip(parts, (_LISTS, _TABLES, ("q", "kv")), strict=True):
+            for part in some:
+                for name in names if part else ():
+                    if (array := getattr(part, name)) is not None:
+                        array.setflags(write=False)
 
     @property
     def heads(self) -> int:

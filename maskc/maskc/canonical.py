@@ -11,7 +11,7 @@ see `rules.measure`.
 
 from __future__ import annotations
 
-import dataclasses
+import operator
 from collections.abc import Callable
 
 from maskc.expr import And, Kron, Mask, MultiHead, Not, Or, Remap, Shift, Transpose, Xor
@@ -64,48 +64,58 @@ class _Rewriting:
         known = self._forms.get((id(mask), shape))
         if known is not None:
             return known[1]
-        form = mask
-        while True:
-            form = self._with_canonical_operands(form, shape)
-            after = self._step(form, shape)
-            if after is None:
-                break
-            form = after
-        for done in (mask, form):  # kept alive, so that no other node gets its id
-            self._forms[id(done), shape] = (done, form)
+        form, after = mask, self._step(mask, shape)
+        while after is not form:
+            form, after = after, self._step(after, shape)
+        self._forms[id(mask), shape] = (mask, form)  # kept alive, so no other node gets its id
+        if form is not mask:
+            self._forms[id(form), shape] = (form, form)
         return form
 
-    def _step(self, mask: Mask, shape: Shape) -> Mask | None:
-        """The first rule that applies to a node."""
-        for rule in _OF_KIND.get(type(mask), ()):
+    def _step(self, mask: Mask, shape: Shape) -> Mask:
+        """The node after the first rule that applies to it; itself if there is none."""
+        kind = type(mask)
+        if kind in _COMBINATORS:
+            mask = self._with_canonical_operands(mask, shape)
+        else:
+            check_leaf(mask, shape)
+        for rule in _OF_KIND.get(kind, ()):
             after = rule.apply(mask, shape)
             if after is not None:
                 if self._watch is not None:
                     self._watch(rule, mask, after, shape)
                 return after
-        return None
+        return mask
 
     def _with_canonical_operands(self, mask: Mask, shape: Shape) -> Mask:
         match mask:
             case And(masks=masks) | Or(masks=masks) | Xor(masks=masks):
                 forms = tuple([self.form(part, shape) for part in masks])
-                if all(a is b for a, b in zip(forms, masks, strict=True)):
+                if all(map(operator.is_, forms, masks)):
                     return mask
                 return type(mask)(forms)
             case Kron(masks=masks):
                 sizes = zip(*kron_sizes(mask, shape), strict=True)
                 forms = tuple([self.form(*pair) for pair in zip(masks, sizes, strict=True)])
-                if all(a is b for a, b in zip(forms, masks, strict=True)):
-                    return mask
-                return dataclasses.replace(mask, masks=forms)
+                return mask if all(map(operator.is_, forms, masks)) else _over(mask, "masks", forms)
             case Not() | Transpose() | Shift() | Remap():
                 inner = _inner_shape(mask, shape)
                 form = mask.mask if inner is None else self.form(mask.mask, inner)
-                return mask if form is mask.mask else dataclasses.replace(mask, mask=form)
-            case MultiHead():
-                raise TypeError("a MultiHead mask has one canonical form per head")
-        check_leaf(mask, shape)
-        return mask
+                return mask if form is mask.mask else _over(mask, "mask", form)
+        raise TypeError("a MultiHead mask has one canonical form per head")
+
+
+_COMBINATORS = frozenset({And, Or, Xor, Kron, Not, Transpose, Shift, Remap, MultiHead})
+"""The nodes that are not leaves."""
+
+
+def _over(mask: Mask, name: str, operands: object) -> Mask:
+    """The node over other operands, without the checks that it passed when it was built."""
+    copy = object.__new__(type(mask))
+    for field in mask.__match_args__:  # type: ignore[attr-defined]  # every node is a dataclass
+        object.__setattr__(copy, field, getattr(mask, field))
+    object.__setattr__(copy, name, operands)
+    return copy
 
 
 def _inner_shape(mask: Not | Transpose | Shift | Remap, shape: Shape) -> Shape | None:

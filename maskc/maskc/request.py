@@ -19,8 +19,9 @@ from maskc_cache.plan import key_of, pack
 
 __all__ = ["COMPILER_EPOCH", "CompileRequest"]
 
-COMPILER_EPOCH = 2
-"""Part of every key. Raise it whenever the same request would compile to other content."""
+COMPILER_EPOCH = 3
+"""Part of every key. Raise it whenever the same request would compile to other content, or its
+canonical form be written otherwise."""
 
 DEFAULT_BLOCK = 512
 """Default block size: the one that splash attention's and tokamax's users measured best."""
@@ -88,7 +89,9 @@ class CompileRequest:
             self._default(f"{name}_dq", getattr(self, name))
             self._default(f"{name}_dkv", getattr(self, name))
         for name in _INTEGERS:
-            object.__setattr__(self, name, checks.at_least(name, getattr(self, name), 1))
+            given = getattr(self, name)
+            if type(given) is not int or given < 1:  # asked here, for it is asked very often
+                object.__setattr__(self, name, checks.at_least(name, given, 1))
         for name in _BOOLS:
             if not isinstance(getattr(self, name), bool):
                 raise checks.fail(name, "True or False", getattr(self, name))

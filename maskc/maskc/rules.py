@@ -72,6 +72,8 @@ def encode(mask: Mask) -> bytes:
 
 def _listed(value: Any) -> Any:
     match value:
+        case Strips():
+            return ["Strips", *value.identity]
         case Mask():
             names = value.__match_args__  # type: ignore[attr-defined]  # every node is a dataclass
             return [type(value).__name__, *(_listed(getattr(value, name)) for name in names)]

@@ -53,12 +53,10 @@ def shift_lengths(mask: Shift, shape: Shape) -> Shape:
 
 def shift_region(mask: Shift, shape: Shape) -> tuple[Shape, Shape] | None:
     """`(start, stop)` of the queries and keys where the inner mask is seen; None if nowhere."""
-    lengths = shift_lengths(mask, shape)
-    spans = [
-        (max(start, 0), min(start + length, outer))
-        for start, length, outer in zip((mask.q, mask.kv), lengths, shape, strict=True)
-    ]
-    return None if any(start >= stop for start, stop in spans) else (spans[0], spans[1])
+    q_len, kv_len = shift_lengths(mask, shape)
+    q = max(mask.q, 0), min(mask.q + q_len, shape[0])
+    kv = max(mask.kv, 0), min(mask.kv + kv_len, shape[1])
+    return (q, kv) if q[0] < q[1] and kv[0] < kv[1] else None
 
 
 def _seen(mask: Shift, shape: Shape) -> Rectangle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -47,10 +47,10 @@ def kron_sizes(mask: Kron, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ..
 
 
 def _sizes(given: tuple[int | None, ...], length: int, name: str, side: str) -> tuple[int, ...]:
-    rest = [int(size) for size in given[1:] if size is not None]
+    rest = cast("tuple[int, ...]", given[1:])  # only the first axis may be open
     step = math.prod(rest)
     first = -(-length // step)
-    if given[0] not in {None, first}:
+    if given[0] is not None and given[0] != first:
         raise MaskArgumentError(
             f"Kron.{name}: expected {first} x {step} tokens for {side}={length}, got {given}"
         )
@@ -204,13 +204,13 @@ def _along(n: int, kernel: int, dilation: int, stride: int, causal: bool) -> Mas
 
 
 PRODUCT_RULES: tuple[Rule, ...] = (
-    kron_written,
     kron_empty,
     kron_full,
     kron_one,
     kron_point,
     kron_full_full,
     kron_strips,
+    kron_written,
     kron_blocks,
     kron_strided,
     neighborhood_axes,

@@ -42,7 +42,7 @@ def find_blocks(
         with Background() as threads:
             return find_blocks(masks, block_q, block_kv, threads)
     nq = -(-masks[0].q_len // block_q)
-    strips = sum(len(mask.rows.array) for mask in masks)
+    strips = sum(len(mask.rows) for mask in masks)
     loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
     bank = block_bank_loops if loops is strip_block_loops else compiled(block_bank_loops)
     ptr, runs = np.zeros(nq * len(masks) + 1, np.int64), np.empty((4 * (nq + strips), 3), np.int32)

@@ -83,16 +83,14 @@ def _band(leaf: Causal | Local, shape: Shape) -> Strips:
         if 0 < turn < q_len:
             turns.add(turn)
     rows = sorted(turns)
-    ptr, ends, thin = [0], [], False
+    ptr, ends, thin = [0], list[int](), False
     for row, stop in itertools.pairwise(rows):
         lo, hi = max(0, row + first), min(kv_len, row + last + 1)
         thin = thin or stop - row == 1
         if lo < hi:
-            ends.append((lo, hi, int(row + first >= 0), int(row + last + 1 < kv_len)))
-        ptr.append(len(ends))
-    if thin:
-        return normal(kv_len, rows, ptr, ends)
-    return _made(kv_len, rows, ptr, ends)
+            ends += (lo, hi, row + first >= 0, row + last + 1 < kv_len)
+        ptr.append(len(ends) // 4)
+    return _made(kv_len, rows, ptr, ends, settled=not thin)
 
 
 def _full(_: Full, shape: Shape) -> Strips:
@@ -122,21 +120,28 @@ def _box(q: slice, kv: slice, shape: Shape) -> Strips:
     rows, ptr = [*above, q0, *below, shape[0]], [*([0] if above else []), 0, 1]
     if q0 == q1:
         return _made(shape[1], [0, shape[0]], [0, 0], [])
-    return _made(shape[1], rows, ptr + [1] * len(below), [(k0, k1, 0, 0)])
+    return _made(shape[1], rows, ptr + [1] * len(below), [k0, k1, 0, 0])
 
 
-def _made(kv_len: int, *arrays: list[Any]) -> Strips:
-    """`(rows, ptr, ends)` that are in normal form."""
-    rows, ptr, ends = (np.array(values, np.int64) for values in arrays)
-    return Strips(kv_len, *map(FrozenArray.adopt, (rows, ptr, ends.reshape(-1, 4))))
+def _made(
+    kv_len: int, rows: list[int], ptr: list[int], ends: list[int], *, settled: bool = True
+) -> Strips:
+    """A few strips, by default ones that are in normal form; of `ends` four are an interval."""
+    n, words = len(rows), np.array([*rows, *ptr, *ends], np.int64)
+    arrays = words[:n], words[n : 2 * n], words[2 * n :].reshape(-1, 4)
+    return Strips(kv_len, *arrays) if settled else normal(kv_len, *arrays)
 
 
 # --- segments, documents, chunks ----------------------------------------------------------------
 
 
 def _chunked(leaf: Chunked, shape: Shape) -> Strips:
-    cuts = np.arange(leaf.offset % leaf.chunk - leaf.chunk, shape[0], leaf.chunk)
-    return _boxes(cuts, cuts + leaf.chunk, shape)
+    first = leaf.offset % leaf.chunk
+    rows = np.arange(first - leaf.chunk if first else 0, shape[0] + leaf.chunk, leaf.chunk)
+    rows[0], stops = 0, np.minimum(rows[1:], shape[1])
+    starts = rows[:-1].copy()
+    rows[-1] = shape[0]
+    return _boxes(rows, starts, stops, shape[1])
 
 
 def _documents(leaf: Documents, shape: Shape) -> Strips:
@@ -147,26 +152,26 @@ def _documents(leaf: Documents, shape: Shape) -> Strips:
             raise MaskArgumentError(
                 f"Documents.{name}: the documents end at {cu.array[-1]}, past the length {length}"
             )
-    q, kv = leaf.cu_seqlens.array.astype(np.int64), keys.array.astype(np.int64)
-    stops = np.empty_like(kv)
-    stops[:-1], stops[-1] = kv[1:], kv[-1]  # after the last document, an empty one
-    return _boxes(q, stops, shape, kv)
+    rows, kv = np.append(leaf.cu_seqlens.array, shape[0]), keys.array
+    stops = np.append(kv[1:], 0)  # after the last document, an empty one
+    if rows[0] > 0:
+        rows, kv, stops = np.append(0, rows), np.append(0, kv), np.append(0, stops)
+    return _boxes(rows, kv, stops, shape[1])
 
 
-def _boxes(tops: _Ints, stops: _Ints, shape: Shape, starts: _Ints | None = None) -> Strips:
-    """From each of `tops` on, ascending, an interval of keys; `starts` are `tops` by default."""
-    q_len, kv_len = shape
-    starts, stops = np.maximum(tops if starts is None else starts, 0), np.minimum(stops, kv_len)
-    rows = np.empty(len(tops) + 1, np.int64)
-    np.minimum(np.maximum(tops, 0, out=rows[:-1]), q_len, out=rows[:-1])
-    rows[-1] = q_len
+def _boxes(rows: _Ints, starts: _Ints, stops: _Ints, kv_len: int) -> Strips:
+    """An interval of keys for each range of rows; it may be empty, and so may they."""
     tall, some = rows[1:] > rows[:-1], starts < stops
-    ends = np.zeros((len(tops), 4), np.int64)
+    if not tall.all():
+        rows, starts, stops = np.append(rows[:-1][tall], rows[-1]), starts[tall], stops[tall]
+        some = some[tall]
+    if some.all():
+        ptr = np.arange(len(rows))
+    else:
+        ptr, starts, stops = np.append(0, np.cumsum(some)), starts[some], stops[some]
+    ends = np.zeros((len(starts), 4), np.int64)
     ends[:, 0], ends[:, 1] = starts, stops
-    if np.count_nonzero(tall) == np.count_nonzero(some) == len(tops):
-        return normal(kv_len, rows, np.arange(len(rows)), ends)
-    ptr = np.append(0, np.cumsum(some[tall]))
-    return normal(kv_len, np.append(rows[:-1][tall], q_len), ptr, ends[tall & some])
+    return normal(kv_len, rows, ptr, ends)
 
 
 def _runs(values: _Ints) -> tuple[_Ints, _Ints]:
@@ -209,7 +214,7 @@ def _keys(leaf: Keys, shape: Shape) -> Strips | None:
         return None
     ends = np.zeros((int(inside.sum()), 4), np.int64)
     ends[:, 0], ends[:, 1] = starts[:-1][inside], starts[1:][inside]
-    return normal(shape[1], [0, shape[0]], [0, len(ends)], ends)
+    return normal(shape[1], np.array([0, shape[0]]), np.array([0, len(ends)]), ends)
 
 
 def _members(positions: FrozenArray, length: int) -> tuple[_Ints, _Ints]:
@@ -319,14 +324,14 @@ def _lines(distances: _Ints, shape: Shape) -> Strips | None:
     for low, stop in bands:
         turns.update((-low, 1 - stop, kv_len - stop, kv_len - low))
     rows = sorted(turn for turn in turns if 0 <= turn <= q_len)
-    ptr, ends = [0], []
+    ptr, ends = [0], list[int]()
     for row in rows[:-1]:
         for low, stop in bands:
             lo, hi = max(0, row + low), min(kv_len, row + stop)
             if lo < hi:
-                ends.append((lo, hi, int(row + low >= 0), int(row + stop < kv_len)))
-        ptr.append(len(ends))
-    return normal(kv_len, rows, ptr, ends)
+                ends += (lo, hi, row + low >= 0, row + stop < kv_len)
+        ptr.append(len(ends) // 4)
+    return _made(kv_len, rows, ptr, ends, settled=False)
 
 
 STRIP_LEAVES: dict[type[Mask], Callable[[Any, Shape], Strips | None]] = {

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from maskc.jit import allocating_loop, loop
 
-__all__ = ["combine", "flush", "goes_on", "is_normal", "normalise", "push"]
+__all__ = ["combine", "flush", "goes_on", "is_normal", "normalise", "push", "tile", "tiles"]
 
 Ints = npt.NDArray[Any]
 
@@ -223,6 +223,86 @@ def normalise(
                     break
             s += 1
     _finish(rows[strips], state, run, size, out_rows, out_ptr, out_ends)
+
+
+# --- products -----------------------------------------------------------------------------------
+
+
+@loop
+def _is_whole(ends: Ints, first: int, last: int, kv_len: int) -> bool:
+    """Whether a strip has all keys in all of its rows."""
+    if last != first + 1 or ends[first, 2] != 0:
+        return False
+    return bool(ends[first, 0] == 0 and ends[first, 1] == kv_len)
+
+
+@loop
+def tiles(
+    outer_rows: Ints, outer_ptr: Ints, outer_ends: Ints, ptr: Ints, ends: Ints, kv: int
+) -> int:
+    """How many intervals `tile` writes."""
+    whole, parts = 0, 0
+    for t in range(len(ptr) - 1):
+        if _is_whole(ends, ptr[t], ptr[t + 1], kv):
+            whole += 1
+        else:
+            parts += ptr[t + 1] - ptr[t]
+    total = 0
+    for s in range(len(outer_ptr) - 1):
+        height = outer_rows[s + 1] - outer_rows[s]
+        for i in range(outer_ptr[s], outer_ptr[s + 1]):
+            lo, hi, lo_slope, hi_slope = outer_ends[i]
+            area = height * (hi - lo) + height * (height - 1) // 2 * (hi_slope - lo_slope)
+            total += height * whole + area * parts
+    return int(total)
+
+
+@loop
+def tile(
+    outer_rows: Ints,
+    outer_ptr: Ints,
+    outer_ends: Ints,
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    kv: int,
+    out_rows: Ints,
+    out_ptr: Ints,
+    out_ends: Ints,
+) -> None:
+    """Put a mask with `kv` keys in place of every element of another one.
+
+    The outcome is strips for every row of the outer mask; intervals that come to touch stay two,
+    but for those of whole tiles.
+    """
+    n, m, q = 0, 0, rows[len(rows) - 1]
+    for s in range(len(outer_ptr) - 1):
+        for row in range(outer_rows[s], outer_rows[s + 1]):
+            down = row - outer_rows[s]
+            for t in range(len(ptr) - 1):
+                out_rows[n] = row * q + rows[t]
+                out_ptr[n] = m
+                n += 1
+                whole = _is_whole(ends, ptr[t], ptr[t + 1], kv)
+                for i in range(outer_ptr[s], outer_ptr[s + 1]):
+                    lo = outer_ends[i, 0] + down * outer_ends[i, 2]
+                    hi = outer_ends[i, 1] + down * outer_ends[i, 3]
+                    if whole:
+                        out_ends[m, 0] = lo * kv
+                        out_ends[m, 1] = hi * kv
+                        out_ends[m, 2] = 0
+                        out_ends[m, 3] = 0
+                        m += 1
+                        continue
+                    for column in range(lo, hi):
+                        for j in range(ptr[t], ptr[t + 1]):
+                            out_ends[m, 0] = column * kv + ends[j, 0]
+                            out_ends[m, 1] = column * kv + ends[j, 1]
+                            out_ends[m, 2] = ends[j, 2]
+                            out_ends[m, 3] = ends[j, 3]
+                            m += 1
+    out_rows[n] = outer_rows[len(outer_rows) - 1] * q
+    out_ptr[n] = m
 
 
 # --- boolean operators --------------------------------------------------------------------------

@@ -11,6 +11,8 @@ equal strip forms**, however they were written, and a hash of the form is a hash
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast, final
@@ -19,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc import strip_block_loops, strip_loops
-from maskc.arrays import FrozenArray
 from maskc.expr import Mask
 from maskc.jit import compiled, is_compiled, loops_for
 
@@ -45,14 +46,15 @@ AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 PER_ROW = 8
 """Intervals per row, on average, beyond which bits are the better form."""
 
+_NARROW = 1 << 30  # tokens; below it an end and its slope fit 32 bits
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
 _UNLIMITED = 1 << 62  # where the output is about as long as the input
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Strips(Mask):
-    """A mask in strip form, bound to its lengths. Only `normal` and `combine` make one.
+    """A mask in strip form, bound to its lengths. Only this module and its leaves make one.
 
     Attributes:
         kv_len: number of keys.
@@ -60,32 +62,59 @@ class Strips(Mask):
         ptr: int64 [strips + 1], where each strip's intervals begin.
         ends: int64 [intervals, 4], (lo, hi, lo_slope, hi_slope): [lo, hi) at the strip's first
             row, each end moving by its slope, 0 or 1, per row.
+
+    Whoever makes one gives its arrays away: they are read-only from then on.
     """
 
     kv_len: int
-    rows: FrozenArray
-    ptr: FrozenArray
-    ends: FrozenArray
+    rows: Ints
+    ptr: Ints
+    ends: Ints
+
+    def __post_init__(self) -> None:
+        for array in self.arrays:
+            array.setflags(write=False)
 
     @property
     def q_len(self) -> int:
         """Number of queries."""
-        return int(self.rows.array[-1])
+        return int(self.rows[-1])
 
     @property
     def arrays(self) -> tuple[Ints, Ints, Ints]:
         """`(rows, ptr, ends)`."""
-        return self.rows.array, self.ptr.array, self.ends.array
+        return self.rows, self.ptr, self.ends
+
+    @functools.cached_property
+    def identity(self) -> list[Any]:
+        """What tells these strips from all others: lengths, and the SHA-256 of packed arrays.
+
+        An end and its slope are one word, so that a quarter of the bytes are hashed.
+        """
+        n, wide = len(self.rows), max(self.q_len, self.kv_len) >= _NARROW
+        words = np.empty(2 * n + 2 * len(self.ends), "<u8" if wide else "<u4")
+        words[:n], words[n : 2 * n] = self.rows, self.ptr
+        for side, packed in enumerate(words[2 * n :].reshape(2, -1)):
+            packed[:] = 2 * self.ends[:, side] + self.ends[:, 2 + side]
+        return [self.q_len, self.kv_len, n, hashlib.sha256(words.data).digest()]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Strips):
+            return NotImplemented
+        return self is other or self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity[-1])
 
     @property
     def corner(self) -> bool:
         """The element at (0, 0)."""
-        return bool(self.ptr.array[1]) and int(self.ends.array[0, 0]) == 0
+        return bool(self.ptr[1]) and int(self.ends[0, 0]) == 0
 
     @property
     def widest(self) -> int:
         """Most intervals of one row."""
-        return int(np.diff(self.ptr.array).max())
+        return int(np.diff(self.ptr).max())
 
     def at(self, q: npt.NDArray[Any], kv: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """The elements at broadcast positions inside the lengths."""
@@ -120,7 +149,7 @@ class Strips(Mask):
             np.empty((nk + 1, 3), np.int64),
         )
         for i, (top, bottom) in enumerate(zip(tops.tolist(), bottoms.tolist(), strict=True)):
-            strip = int(np.searchsorted(self.rows.array, top, side="right")) - 1
+            strip = int(np.searchsorted(self.rows, top, side="right")) - 1
             n = strip_block_loops.classify(*self.arrays, strip, top, bottom, block_kv, room)
             for start, stop, what in room[2][:n].tolist():
                 some[i, start:stop] = True
@@ -133,7 +162,7 @@ class Strips(Mask):
             return None
         if not len(self.ends):
             return False
-        return True if self.ends.array.tolist() == [[0, self.kv_len, 0, 0]] else None
+        return True if self.ends.tolist() == [[0, self.kv_len, 0, 0]] else None
 
 
 def _grown(
@@ -144,21 +173,22 @@ def _grown(
     None if it has more than `limit` intervals.
     """
     loops = loops_for(strip_loops, strips + intervals)
-    room = strips + 4, strips + intervals + 4
+    height, width = strips + 4, strips + intervals + 4
     while True:
         size = np.zeros(2, np.int64)
-        rows, ptr, ends = (np.empty(n, np.int64) for n in (room[0], room[0], (room[1], 4)))
+        rows, ptr = np.empty(height, np.int64), np.empty(height, np.int64)
+        ends = np.empty((width, 4), np.int64)
         fill(loops, size, rows, ptr, ends)
-        n, m = int(size[0]), int(size[1])
-        if n < room[0] and m <= room[1]:
-            frozen = FrozenArray.adopt if 2 * m >= room[1] else FrozenArray  # keep no large rest
-            return Strips(kv_len, *map(frozen, (rows[: n + 1], ptr[: n + 1], ends[:m])))
+        n, m = size.tolist()
+        if n < height and m <= width:
+            rows, ptr, used = rows[: n + 1], ptr[: n + 1], ends[:m]
+            return Strips(kv_len, rows, ptr, used if 2 * m >= width else used.copy())
         if m > limit:
             return None
-        room = n + 1, m
+        height, width = n + 1, m
 
 
-def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
+def normal(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
     """The normal form of strips that need not be maximal; arrays that are in it already are kept.
 
     Args:
@@ -167,15 +197,14 @@ def normal(kv_len: int, rows: Any, ptr: Any, ends: Any) -> Strips:
         ptr: where each strip's intervals begin, and their number.
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
     """
-    raw = tuple(np.asarray(a, np.int64) for a in (rows, ptr, np.reshape(ends, (-1, 4))))
     settled = compiled(strip_loops).is_normal if is_compiled(strip_loops) else _is_normal
-    if settled(*raw):
-        return Strips(kv_len, *map(FrozenArray.adopt, raw))
+    if settled(rows, ptr, ends):
+        return Strips(kv_len, rows, ptr, ends)
 
     def fill(loops: Any, *out: Ints) -> None:
-        loops.normalise(*raw, *out)
+        loops.normalise(rows, ptr, ends, *out)
 
-    return cast("Strips", _grown(kv_len, len(raw[0]), len(raw[2]), fill, _UNLIMITED))
+    return cast("Strips", _grown(kv_len, len(rows), len(ends), fill, _UNLIMITED))
 
 
 def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
@@ -233,7 +262,7 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
     Returns:
         None if the result has too many intervals to be worth a strip form.
     """
-    strips, intervals = (len(x) + len(y) for x, y in zip(a.arrays[::2], b.arrays[::2], strict=True))
+    strips, intervals = len(a.rows) + len(b.rows), len(a.ends) + len(b.ends)
 
     def fill(loops: Any, *out: Ints) -> None:
         loops.combine(*a.arrays, *b.arrays, a.kv_len, table, *out)
@@ -257,16 +286,28 @@ def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
     rows, ptr, ends = _rows_of(mask, max(-at[0], 0), q_len - at[0]) if cut else mask.arrays
     above, below = at[0] + int(rows[0]), q_len - at[0] - int(rows[-1])
     joins = (above > 0 and ptr[1] == ptr[0]) or (below > 0 and ptr[-1] == ptr[-2])
-    ends, rows = ends + np.array([at[1], at[1], 0, 0]), rows + at[0]
-    if above > 0:
-        rows, ptr = np.append(0, rows), np.append(0, ptr)
+    rows, ptr, ends = _framed(rows, ptr, ends, at, above > 0, below > 0)
     if below > 0:
-        rows, ptr = np.append(rows, q_len), np.append(ptr, ptr[-1])
+        rows[-1] = q_len
     if at[1] < 0 or at[1] + mask.kv_len > kv_len:
         return _settled(kv_len, rows, ptr, ends)
     if cut or joins:
         return normal(kv_len, rows, ptr, ends)
-    return Strips(kv_len, *map(FrozenArray.adopt, (rows, ptr, ends)))
+    return Strips(kv_len, rows, ptr, ends)
+
+
+def _framed(
+    rows: Ints, ptr: Ints, ends: Ints, at: tuple[int, int], above: bool, below: bool
+) -> tuple[Ints, Ints, Ints]:
+    """Strips moved by `at`, with room for an empty one above and one below."""
+    n, first = len(rows), int(above)
+    both = np.empty((2, n + first + below), np.int64)
+    both[:, 0] = 0
+    np.add(rows, at[0], out=both[0, first : first + n])
+    both[1, first : first + n], both[1, first + n :] = ptr, ptr[-1]
+    spans = ends.copy()
+    spans[:, :2] += at[1]
+    return both[0], both[1], spans
 
 
 def _rows_of(mask: Strips, start: int, stop: int) -> tuple[Ints, Ints, Ints]:
@@ -290,58 +331,16 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
         for a strip form.
     """
     q, kv = inner.q_len, inner.kv_len
-    rows, ptr, ends = inner.arrays
-    strips = len(ptr) - 1
-    strip = np.repeat(np.arange(strips), np.diff(ptr))
-    whole = (ends == [0, kv, 0, 0]).all(axis=1)  # side by side these are one interval
-    row, spans = _row_intervals(outer)
-    widths = spans[:, 1] - spans[:, 0]
-    parts, joined = ends[~whole], strip[whole]
-    total = len(row) * len(joined) + int(widths.sum()) * len(parts)
+    loops = loops_for(strip_loops, outer.q_len * len(inner.rows) + len(outer.ends))
+    total = loops.tiles(*outer.arrays, inner.ptr, inner.ends, kv)
     if total > PER_ROW * outer.q_len * q:
         return None
-    places = ((row * strips)[:, None] + joined).ravel()
-    pieces = np.zeros((len(places), 4), np.int64)
-    pieces[:, :2] = np.repeat(spans * kv, len(joined), axis=0)
-    if len(parts):
-        place, split = _tiled(row, spans, strip[~whole], parts, strips, kv)
-        places, pieces = np.concatenate([place, places]), np.concatenate([split, pieces])
-        del place, split  # large, as what follows is
-    if len(parts) or len(joined) > 1:
-        order = np.argsort(places * (outer.kv_len * kv) + pieces[:, 0], kind="stable")  # two runs
-        pieces = pieces[order]
-    counts = np.bincount(places, minlength=outer.q_len * strips)
-    heads = (np.arange(outer.q_len) * q)[:, None] + rows[:-1]
-    return (_settled if len(parts) else normal)(
-        outer.kv_len * kv,
-        np.append(heads.ravel(), outer.q_len * q),
-        np.append(0, np.cumsum(counts)),
-        pieces,
-    )
-
-
-def _tiled(
-    row: Ints, spans: Ints, strip: Ints, parts: Ints, strips: int, kv: int
-) -> tuple[Ints, Ints]:
-    """One tile's intervals in each tile of outer intervals, and the strips that they are in."""
-    widths = spans[:, 1] - spans[:, 0]
-    column = np.repeat(spans[:, 0] - (np.cumsum(widths) - widths), widths) + np.arange(widths.sum())
-    place = (np.repeat(row, widths) * strips)[:, None] + strip
-    split = np.tile(parts, (len(column), 1))
-    split[:, :2] += np.repeat(column * kv, len(parts))[:, None]
-    return place.ravel(), split
-
-
-def _row_intervals(mask: Strips) -> tuple[Ints, Ints]:
-    """Every interval of every row: its row, ascending, and its `(start, stop)`, [n, 2]."""
-    rows, ptr, ends = mask.arrays
-    heights, counts = np.diff(rows), np.diff(ptr)
-    per_row = np.repeat(counts, heights)
-    row = np.repeat(np.arange(mask.q_len), per_row)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
-    strip = np.repeat(np.arange(len(counts)), heights)[row]
-    end = ends[ptr[strip] + within]
-    return row, end[:, :2] + (row - rows[strip])[:, None] * end[:, 2:]
+    strips = outer.q_len * (len(inner.rows) - 1)
+    rows, ptr = np.empty(strips + 1, np.int64), np.empty(strips + 1, np.int64)
+    ends = np.empty((total, 4), np.int64)
+    loops.tile(*outer.arrays, *inner.arrays, kv, rows, ptr, ends)
+    touching = inner.value() is None  # where tiles are whole, those side by side are one interval
+    return (_settled if touching else normal)(outer.kv_len * kv, rows, ptr, ends)
 
 
 # --- transposition ------------------------------------------------------------------------------

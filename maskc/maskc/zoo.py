@@ -110,11 +110,11 @@ def document_prefix_lm(cu_seqlens: Integers, prefixes: Integers) -> Mask:
         cu_seqlens: int [documents + 1], as for `Documents`; they end where the tokens do.
         prefixes: int [documents], how many tokens of each attend each other freely.
     """
-    starts = np.asarray(cu_seqlens)[:-1]
-    stops = np.minimum(starts + np.asarray(prefixes), np.asarray(cu_seqlens)[1:])
-    lengths = np.diff(cu_seqlens)
-    prefix = Intervals(np.repeat(starts, lengths), np.repeat(stops, lengths))
-    return (Documents(cu_seqlens) & Causal()) | prefix
+    cu = np.asarray(cu_seqlens)
+    stops = np.minimum(cu[:-1] + np.asarray(prefixes), cu[1:])
+    parts = np.append(np.stack([cu[:-1], stops], axis=1), cu[-1])  # prefix, rest, prefix, ...
+    prefix = Documents(np.repeat(cu, 2)[1:], parts)  # all queries in the prefix, none in the rest
+    return (Documents(cu) & Causal()) | prefix
 
 
 def shared_prefix(prefix: int, lengths: Integers) -> Mask:
@@ -200,6 +200,10 @@ def block_diffusion(length: int, block: int) -> Mask:
     With block numbers qb and kb inside each half: noisy attends noisy where `qb == kb`, noisy
     attends clean where `qb > kb`, and clean attends clean where `qb >= kb`.
     """
+    if length % block == 0:
+        half = (length // block, length // block)
+        blocks = Shift(Local(0, 0), 0, 0, *half) | Shift(Causal(-1), 0, half[1], *half)
+        return blockwise(blocks | Shift(Causal(), *half, *half), block)
     half = (length, length)
     return (
         Shift(Chunked(block), 0, 0, *half)

@@ -97,7 +97,7 @@ FIRES = {
     "remap_distributes": Remap(BITS & OTHER, MIXED, MIXED, 12, 12),
     "remap_not": Remap(~BITS, MIXED, MIXED, 12, 12),
     "remap_remap": Remap(Remap(BITS, MIXED, MIXED, 12, 12), np.arange(12)[::-1]),
-    "kron_written": Kron((Causal(), Full()), (None, 3)),
+    "kron_written": Kron((Random(0.5), Causal()), (None, 3)),
     "kron_empty": Kron((BITS, Empty()), (12, 1)),
     "kron_full": Kron((Full(), Full()), (4, 3)),
     "kron_one": Kron((BITS,), (12,)),

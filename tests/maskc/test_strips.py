@@ -175,7 +175,7 @@ def test_a_hundred_thousand_documents_have_a_small_form():
     cu = np.arange(0, 1_000_001, 10)
     form = canonical(Causal() & Documents(cu), 1_000_000, 1_000_000)
     assert isinstance(form, Strips)
-    assert len(form.rows.array) == len(cu)
+    assert len(form.rows) == len(cu)
 
 
 def test_interleaved_segments_stay_ids():
