@@ -285,13 +285,18 @@ def _repeat(words: int, out: Ints) -> None:
 
 
 @loop
-def _rule(lines: Ints, words: int, x: int, moves: int, out: Ints) -> None:
+def _rule(lines: Ints, words: int, x: int, moves: int, tile: int, out: Ints) -> None:
     """Fill rows with what is before an end at x; one that moves goes through the lines in turn.
 
-    `lines` and `out` are flat.
+    `lines` and `out` are flat; `tile` rows are alike.
     """
-    if moves:
+    if moves and tile == 1:
         np.positive(lines[x * words : x * words + len(out)], out)
+    elif moves:
+        for i in range(len(out) // (words * tile)):
+            rows = out[i * words * tile : (i + 1) * words * tile]
+            np.positive(lines[(x + i) * words : (x + i + 1) * words], rows[:words])
+            _repeat(words, rows)
     else:
         np.positive(lines[x * words : (x + 1) * words], out[:words])
         _repeat(words, out)
@@ -299,7 +304,7 @@ def _rule(lines: Ints, words: int, x: int, moves: int, out: Ints) -> None:
 
 @allocating_loop
 def paint(
-    pool: Ints, pool_ptr: Ints, first: int, last: int, block_q: int, lines: Ints, out: Ints
+    pool: Ints, pool_ptr: Ints, first: int, last: int, tile: int, lines: Ints, out: Ints
 ) -> None:
     """Descriptions `first` to `last` -> bits, least significant first.
 
@@ -311,11 +316,11 @@ def paint(
         pool_ptr: where each begins.
         first: the first to paint.
         last: one past the last.
-        block_q: rows of a block.
-        lines: uint64 [block_kv + 1, words]; the first x bits of line x are set.
+        tile: rows of bits for a row of a description.
+        lines: uint64 [lines, words]; the bits before the place x of a description are line x.
         out: uint64 [count, block_q, words].
     """
-    words = out.shape[2]
+    block_q, words = out.shape[1], out.shape[2]
     ruled, flat, spare = (
         lines.reshape(-1),
         out.reshape(-1),
@@ -324,14 +329,14 @@ def paint(
     for number in range(first, last):
         at, end = pool_ptr[number], pool_ptr[number + 1]
         while at < end:
-            top, n = pool[at], pool[at + 1]
+            top, n = pool[at] * tile, pool[at + 1]
             following = at + 2 + 4 * n
-            bottom = pool[following] if following < end else block_q
+            bottom = pool[following] * tile if following < end else block_q
             base = number * block_q
             rows = flat[(base + top) * words : (base + bottom) * words]
             next_one, before = spare[0, : len(rows)], spare[1, : len(rows)]
             if n == 0:
-                _rule(ruled, words, 0, 0, rows)
+                _rule(ruled, words, 0, 0, tile, rows)
             for i in range(at + 2, following, 4):
                 lo, hi, lo_moves, hi_moves = pool[i], pool[i + 1], pool[i + 2], pool[i + 3]
                 part = rows if i == at + 2 else next_one
@@ -339,9 +344,9 @@ def paint(
                     np.bitwise_xor(lines[hi], lines[lo], part[:words])
                     _repeat(words, part)
                 else:
-                    _rule(ruled, words, hi, hi_moves, part)
+                    _rule(ruled, words, hi, hi_moves, tile, part)
                     if lo or lo_moves:
-                        _rule(ruled, words, lo, lo_moves, before)
+                        _rule(ruled, words, lo, lo_moves, tile, before)
                         np.bitwise_xor(part, before, part)
                 if i > at + 2:
                     np.bitwise_xor(rows, next_one, rows)

@@ -64,7 +64,7 @@ def _written(forms: Sequence[Strips], most: int) -> _Bounds:
     """Int32 [masks, 2 * max(most, 1), rows] of masks with up to `most` intervals per row."""
     bounds = np.zeros((len(forms), 2 * max(most, 1), forms[0].q_len), np.int32)
     for mask, form in enumerate(forms):
-        rows, ptr, ends = form.arrays
+        rows, ptr, ends = form.fine.arrays
         heights = np.diff(rows)
         for i in range(form.widest):
             has = np.flatnonzero(np.diff(ptr) > i)

@@ -332,7 +332,7 @@ def _ids_of(mask: Strips) -> tuple[_Ints, _Ints] | None:
 
 def _equal_rows(mask: Strips) -> Iterator[tuple[int, int, _Ints]]:
     """Ranges of rows that are equal and not empty, with their intervals as [n, 2]."""
-    rows, ptr, ends = mask.arrays
+    rows, ptr, ends = mask.fine.arrays
     for strip in np.flatnonzero(np.diff(ptr)).tolist():
         top, bottom = rows[strip : strip + 2].tolist()
         spans = ends[ptr[strip] : ptr[strip + 1]]

@@ -14,7 +14,7 @@ from maskc.background import Background
 from maskc.block_runs import MaskBlocks
 from maskc.jit import compiled, loops_for
 from maskc.memory import empty
-from maskc.strips import Strips
+from maskc.strips import Strips, common_grain, finer
 
 __all__ = ["find_blocks"]
 
@@ -29,8 +29,9 @@ def find_blocks(
 ) -> MaskBlocks:
     """The blocks of masks of the same lengths, one after the other, with one bank of partial ones.
 
-    A block's content is named by the strip form of the block itself, so equal blocks are found
-    equal before any of them is drawn, and each is drawn once.
+    Masks are taken in the largest tiles that they and the blocks are made of. A block's content is
+    named by the strip form of the block itself, so equal blocks are found equal before any of them
+    is drawn, and each is drawn once.
 
     Args:
         masks: the masks.
@@ -41,7 +42,11 @@ def find_blocks(
     if background is None:
         with Background() as threads:
             return find_blocks(masks, block_q, block_kv, threads)
-    nq = -(-masks[0].q_len // block_q)
+    masks = [mask.coarse for mask in masks]
+    tile = common_grain((block_q, block_kv), *(mask.grain for mask in masks))
+    masks = [finer(mask, tile) for mask in masks]
+    height, width = block_q // tile[0], block_kv // tile[1]  # of a block, in tiles
+    keys, nq = masks[0].keys, -(-masks[0].q_len // block_q)
     strips = sum(len(mask.rows) for mask in masks)
     loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
     bank = block_bank_loops if loops is strip_block_loops else compiled(block_bank_loops)
@@ -51,7 +56,7 @@ def find_blocks(
     for number, mask in enumerate(masks):
         start = np.array([0, 0, number * nq])
         while lack := loops.find_runs(
-            *mask.arrays, block_q, block_kv, mask.kv_len, start,
+            *mask.arrays, height, width, keys, start,
             ptr, runs, table, pool, pool_ptr, count,
         ):  # fmt: skip
             if lack == strip_block_loops.NO_RUNS:
@@ -61,20 +66,25 @@ def find_blocks(
             table = np.full(2 * len(table), -1, np.int64)
             bank.rehash(pool, pool_ptr, int(count[0]), table)
     descriptions = pool, pool_ptr[: int(count[0]) + 1]
-    bits = _drawn(bank, descriptions, block_q, block_kv, background)
+    bits = _drawn(bank, descriptions, block_q, block_kv, tile, background)
     return MaskBlocks(ptr, runs[: ptr[-1]], bits)
 
 
 def _drawn(
-    bank: Any, descriptions: tuple[Ints, Ints], block_q: int, block_kv: int, background: Background
+    bank: Any,
+    descriptions: tuple[Ints, Ints],
+    block_q: int,
+    block_kv: int,
+    tile: tuple[int, int],
+    background: Background,
 ) -> npt.NDArray[np.uint8]:
     """The bits of all descriptions; in the background where a second core repays."""
-    (pool, ptr), lines = descriptions, _lines(block_kv)
+    (pool, ptr), lines = descriptions, _lines(block_kv, tile[1])
     count, width = len(ptr) - 1, -(-block_kv // 8)
     words = empty((count, block_q, lines.shape[1]), np.uint64)
 
     def draw(first: int, last: int) -> None:
-        bank.paint(pool, ptr, first, last, block_q, lines, words)
+        bank.paint(pool, ptr, first, last, tile[0], lines, words)
 
     if words.nbytes < _SHARED or bank is block_bank_loops or width % 8:
         draw(0, count)
@@ -86,8 +96,8 @@ def _drawn(
 
 
 @functools.lru_cache(maxsize=2)
-def _lines(block_kv: int) -> npt.NDArray[np.uint64]:
-    """Line x has its first x bits set: [block_kv + 1, words], the same for all masks."""
-    left = 64 * np.arange(-(-block_kv // 64))
-    lines: npt.NDArray[np.uint64] = _FIRST[np.clip(np.arange(block_kv + 1)[:, None] - left, 0, 64)]
+def _lines(block_kv: int, step: int) -> npt.NDArray[np.uint64]:
+    """Line x has its first x * step bits set: [block_kv / step + 1, words], for any mask."""
+    left, bits = 64 * np.arange(-(-block_kv // 64)), np.arange(0, block_kv + 1, step)
+    lines: npt.NDArray[np.uint64] = _FIRST[np.clip(bits[:, None] - left, 0, 64)]
     return lines

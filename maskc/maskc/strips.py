@@ -7,12 +7,17 @@ forms, in time that grows with the strips and not with the lengths.
 
 Strips are read greedily from the top row, so they depend on the rows alone: **equal masks have
 equal strip forms**, however they were written, and a hash of the form is a hash of the meaning.
+
+A mask that is alike in tiles of one size may be written over tiles, its *grain*: block-causal
+attention is one strip then, and its blocks cost what a causal mask's do. Forms are compared, hashed
+and lowered in the largest tiles that the mask is alike in, again a property of the mask alone.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast, final
@@ -32,6 +37,8 @@ __all__ = [
     "XOR",
     "Strips",
     "combine",
+    "common_grain",
+    "finer",
     "moved",
     "normal",
     "product",
@@ -46,7 +53,10 @@ AND, OR, XOR, NOT = 0b1000, 0b1110, 0b0110, 0b0011
 PER_ROW = 8
 """Intervals per row, on average, beyond which bits are the better form."""
 
+_POINT = (1, 1)  # the grain of single tokens
 _NARROW = 1 << 30  # tokens; below it an end and its slope fit 32 bits
+_SOME = 64  # numbers
+_ROOM = 1 << 10  # intervals; a result keeps the room that was guessed for it, if it is no more
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
 _UNLIMITED = 1 << 62  # where the output is about as long as the input
 
@@ -57,19 +67,21 @@ class Strips(Mask):
     """A mask in strip form, bound to its lengths. Only this module and its leaves make one.
 
     Attributes:
-        kv_len: number of keys.
-        rows: int64 [strips + 1], first row of each strip, and q_len.
+        keys: number of keys, as all below in grains.
+        rows: int64 [strips + 1], first row of each strip, and how many rows there are.
         ptr: int64 [strips + 1], where each strip's intervals begin.
         ends: int64 [intervals, 4], (lo, hi, lo_slope, hi_slope): [lo, hi) at the strip's first
             row, each end moving by its slope, 0 or 1, per row.
+        grain: (queries, keys) of a tile; the mask is the same for all elements of one.
 
     Whoever makes one gives its arrays away: they are read-only from then on.
     """
 
-    kv_len: int
+    keys: int
     rows: Ints
     ptr: Ints
     ends: Ints
+    grain: tuple[int, int] = _POINT
 
     def __post_init__(self) -> None:
         for array in self.arrays:
@@ -78,25 +90,41 @@ class Strips(Mask):
     @property
     def q_len(self) -> int:
         """Number of queries."""
-        return int(self.rows[-1])
+        return int(self.rows[-1]) * self.grain[0]
+
+    @property
+    def kv_len(self) -> int:
+        """Number of keys."""
+        return self.keys * self.grain[1]
 
     @property
     def arrays(self) -> tuple[Ints, Ints, Ints]:
         """`(rows, ptr, ends)`."""
         return self.rows, self.ptr, self.ends
 
+    @property
+    def fine(self) -> Strips:
+        """The same mask by single tokens."""
+        return finer(self, _POINT)
+
+    @functools.cached_property
+    def coarse(self) -> Strips:
+        """The same mask in the largest tiles that it is alike in."""
+        return _coarsest(self)
+
     @functools.cached_property
     def identity(self) -> list[Any]:
-        """What tells these strips from all others: lengths, and the SHA-256 of packed arrays.
+        """What tells this mask from all others: lengths, and the SHA-256 of packed arrays.
 
         An end and its slope are one word, so that a quarter of the bytes are hashed.
         """
-        n, wide = len(self.rows), max(self.q_len, self.kv_len) >= _NARROW
-        words = np.empty(2 * n + 2 * len(self.ends), "<u8" if wide else "<u4")
-        words[:n], words[n : 2 * n] = self.rows, self.ptr
+        form = self.coarse
+        n, wide = len(form.rows), max(int(form.rows[-1]), form.keys) >= _NARROW
+        words = np.empty(2 * n + 2 * len(form.ends), "<u8" if wide else "<u4")
+        words[:n], words[n : 2 * n] = form.rows, form.ptr
         for side, packed in enumerate(words[2 * n :].reshape(2, -1)):
-            packed[:] = 2 * self.ends[:, side] + self.ends[:, 2 + side]
-        return [self.q_len, self.kv_len, n, hashlib.sha256(words.data).digest()]
+            packed[:] = 2 * form.ends[:, side] + form.ends[:, 2 + side]
+        return [form.keys, *form.grain, n, hashlib.sha256(words.data).digest()]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Strips):
@@ -119,6 +147,8 @@ class Strips(Mask):
     def at(self, q: npt.NDArray[Any], kv: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """The elements at broadcast positions inside the lengths."""
         rows, ptr, ends = self.arrays
+        if self.grain != _POINT:
+            q, kv = q // self.grain[0], kv // self.grain[1]
         strip = np.searchsorted(rows, q, side="right") - 1
         down, first, stop = q - rows[strip], ptr[strip], ptr[strip + 1]
         inside = np.zeros(np.broadcast_shapes(q.shape, kv.shape), np.bool_)
@@ -141,7 +171,7 @@ class Strips(Mask):
         Returns:
             Two bool arrays [rows of blocks, kv blocks].
         """
-        nk = -(-self.kv_len // block_kv)
+        form, nk = self.fine, -(-self.kv_len // block_kv)
         some, every = (np.zeros((len(tops), nk), np.bool_) for _ in range(2))
         room = (
             np.zeros((nk + 1, 3), np.int64),
@@ -149,8 +179,8 @@ class Strips(Mask):
             np.empty((nk + 1, 3), np.int64),
         )
         for i, (top, bottom) in enumerate(zip(tops.tolist(), bottoms.tolist(), strict=True)):
-            strip = int(np.searchsorted(self.rows, top, side="right")) - 1
-            n = strip_block_loops.classify(*self.arrays, strip, top, bottom, block_kv, room)
+            strip = int(np.searchsorted(form.rows, top, side="right")) - 1
+            n = strip_block_loops.classify(*form.arrays, strip, top, bottom, block_kv, room)
             for start, stop, what in room[2][:n].tolist():
                 some[i, start:stop] = True
                 every[i, start:stop] = what == strip_block_loops.FULL
@@ -162,18 +192,23 @@ class Strips(Mask):
             return None
         if not len(self.ends):
             return False
-        return True if self.ends.tolist() == [[0, self.kv_len, 0, 0]] else None
+        return True if self.ends.tolist() == [[0, self.keys, 0, 0]] else None
 
 
 def _grown(
-    kv_len: int, strips: int, intervals: int, fill: Callable[..., None], limit: int
+    keys: int,
+    strips: int,
+    intervals: int,
+    fill: Callable[..., None],
+    limit: int,
+    grain: tuple[int, int] = _POINT,
 ) -> Strips | None:
     """Run a sweep with guessed room for its output, and once more if the guess was too small.
 
     None if it has more than `limit` intervals.
     """
     loops = loops_for(strip_loops, strips + intervals)
-    height, width = strips + 4, strips + intervals + 4
+    height, width = 2 * strips + 4, 2 * (strips + intervals) + 4
     while True:
         size = np.zeros(2, np.int64)
         rows, ptr = np.empty(height, np.int64), np.empty(height, np.int64)
@@ -181,30 +216,33 @@ def _grown(
         fill(loops, size, rows, ptr, ends)
         n, m = size.tolist()
         if n < height and m <= width:
-            rows, ptr, used = rows[: n + 1], ptr[: n + 1], ends[:m]
-            return Strips(kv_len, rows, ptr, used if 2 * m >= width else used.copy())
+            rows, ptr, ends = rows[: n + 1], ptr[: n + 1], ends[:m]
+            if width > _ROOM:  # keep no large rest
+                rows, ptr, ends = rows.copy(), ptr.copy(), ends.copy()
+            return Strips(keys, rows, ptr, ends, grain)
         if m > limit:
             return None
         height, width = n + 1, m
 
 
-def normal(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
+def normal(keys: int, rows: Ints, ptr: Ints, ends: Ints, grain: tuple[int, int] = _POINT) -> Strips:
     """The normal form of strips that need not be maximal; arrays that are in it already are kept.
 
     Args:
-        kv_len: number of keys.
-        rows: first row of each strip, and q_len.
+        keys: number of keys, as all below in grains.
+        rows: first row of each strip, and how many rows there are.
         ptr: where each strip's intervals begin, and their number.
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
+        grain: (queries, keys) of a tile.
     """
     settled = compiled(strip_loops).is_normal if is_compiled(strip_loops) else _is_normal
     if settled(rows, ptr, ends):
-        return Strips(kv_len, rows, ptr, ends)
+        return Strips(keys, rows, ptr, ends, grain)
 
     def fill(loops: Any, *out: Ints) -> None:
         loops.normalise(rows, ptr, ends, *out)
 
-    return cast("Strips", _grown(kv_len, len(rows), len(ends), fill, _UNLIMITED))
+    return cast("Strips", _grown(keys, len(rows), len(ends), fill, _UNLIMITED, grain))
 
 
 def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
@@ -222,19 +260,19 @@ def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
     return not takes.any()
 
 
-def _settled(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> Strips:
+def _settled(keys: int, rows: Ints, ptr: Ints, ends: Ints, grain: tuple[int, int]) -> Strips:
     """`normal` of strips whose intervals may touch, and reach beyond the keys."""
-    if _are_apart(kv_len, rows, ptr, ends):
-        return normal(kv_len, rows, ptr, ends)
-    keys = np.array([0, rows[-1]]), np.array([0, 1]), np.array([[0, kv_len, 0, 0]])
+    if _are_apart(keys, rows, ptr, ends):
+        return normal(keys, rows, ptr, ends, grain)
+    every = np.array([0, rows[-1]]), np.array([0, 1]), np.array([[0, keys, 0, 0]])
 
     def fill(loops: Any, *out: Ints) -> None:
-        loops.combine(rows, ptr, ends, *keys, kv_len, AND, *out)
+        loops.combine(rows, ptr, ends, *every, keys, AND, *out)
 
-    return cast("Strips", _grown(kv_len, len(rows), len(ends), fill, _UNLIMITED))
+    return cast("Strips", _grown(keys, len(rows), len(ends), fill, _UNLIMITED, grain))
 
 
-def _are_apart(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> bool:
+def _are_apart(keys: int, rows: Ints, ptr: Ints, ends: Ints) -> bool:
     """Whether intervals are sorted, not empty, inside the keys, and do not touch.
 
     Ends move evenly, so what holds in the first and in the last row of a strip holds between.
@@ -244,7 +282,7 @@ def _are_apart(kv_len: int, rows: Ints, ptr: Ints, ends: Ints) -> bool:
     strip = np.repeat(np.arange(len(counts)), counts)
     neighbours = strip[1:] == strip[:-1]
     for lo, hi in (ends[:, :2].T, (ends[:, :2] + below).T):
-        if lo.min(initial=0) < 0 or hi.max(initial=0) > kv_len or (hi <= lo).any():
+        if lo.min(initial=0) < 0 or hi.max(initial=0) > keys or (hi <= lo).any():
             return False
         if (neighbours & (lo[1:] <= hi[:-1])).any():
             return False
@@ -262,12 +300,55 @@ def combine(table: int, a: Strips, b: Strips) -> Strips | None:
     Returns:
         None if the result has too many intervals to be worth a strip form.
     """
+    if a.grain != b.grain:
+        grain = common_grain(a.grain, b.grain)
+        a, b = finer(a, grain), finer(b, grain)
     strips, intervals = len(a.rows) + len(b.rows), len(a.ends) + len(b.ends)
 
     def fill(loops: Any, *out: Ints) -> None:
-        loops.combine(*a.arrays, *b.arrays, a.kv_len, table, *out)
+        loops.combine(*a.arrays, *b.arrays, a.keys, table, *out)
 
-    return _grown(a.kv_len, strips, intervals, fill, _LIMIT)
+    return _grown(a.keys, strips, intervals, fill, _LIMIT, a.grain)
+
+
+# --- grains -------------------------------------------------------------------------------------
+
+
+def common_grain(*grains: tuple[int, int]) -> tuple[int, int]:
+    """The largest grain that divides all of these."""
+    queries, keys = zip(*grains, strict=True)
+    return math.gcd(*queries), math.gcd(*keys)
+
+
+def finer(mask: Strips, grain: tuple[int, int]) -> Strips:
+    """The same mask in tiles whose sizes divide those of its own."""
+    if mask.grain == grain:
+        return mask
+    q, kv = mask.grain[0] // grain[0], mask.grain[1] // grain[1]
+    if not mask.ends[:, 2:].any():  # strips of equal rows stay what they are
+        scale = np.array([kv, kv, 1, 1])
+        return Strips(mask.keys * kv, mask.rows * q, mask.ptr, mask.ends * scale, grain)
+    tile = Strips(kv, np.array([0, q]), np.array([0, 1]), np.array([[0, kv, 0, 0]]))
+    tiled = _tiled(mask, tile, _UNLIMITED)
+    assert tiled is not None  # noqa: S101  # it has no limit
+    return normal(mask.keys * kv, *tiled, grain)
+
+
+def _coarsest(mask: Strips) -> Strips:
+    """The same mask in the largest tiles that it is alike in."""
+    if mask.ends[:, 2:].any():  # an end that moves does so by one tile, from one tile to the next
+        return mask
+    q, kv = _divisor(mask.rows), math.gcd(mask.keys, _divisor(mask.ends[:, :2].ravel()))
+    if q == kv == 1:
+        return mask
+    grain = mask.grain[0] * q, mask.grain[1] * kv
+    return normal(mask.keys // kv, mask.rows // q, mask.ptr, mask.ends // kv, grain)
+
+
+def _divisor(numbers: Ints) -> int:
+    """The greatest common divisor; most often 1, and soon found to be."""
+    some = int(np.gcd.reduce(numbers[:_SOME]))
+    return some if some == 1 else math.gcd(some, int(np.gcd.reduce(numbers[_SOME:])))
 
 
 # --- shifts and products ------------------------------------------------------------------------
@@ -281,19 +362,22 @@ def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
         at: `(q, kv)`, either of which may be negative.
         shape: `(q_len, kv_len)` of the result; some of the mask's rows must lie in it.
     """
-    q_len, kv_len = shape
-    cut = at[0] < 0 or at[0] + mask.q_len > q_len
-    rows, ptr, ends = _rows_of(mask, max(-at[0], 0), q_len - at[0]) if cut else mask.arrays
-    above, below = at[0] + int(rows[0]), q_len - at[0] - int(rows[-1])
+    grain = common_grain(mask.grain, at, shape)
+    mask, down, right = finer(mask, grain), at[0] // grain[0], at[1] // grain[1]
+    q, kv = shape[0] // grain[0], shape[1] // grain[1]
+    height = int(mask.rows[-1])
+    cut = down < 0 or down + height > q
+    rows, ptr, ends = _rows_of(mask, max(-down, 0), q - down) if cut else mask.arrays
+    above, below = down + int(rows[0]), q - down - int(rows[-1])
     joins = (above > 0 and ptr[1] == ptr[0]) or (below > 0 and ptr[-1] == ptr[-2])
-    rows, ptr, ends = _framed(rows, ptr, ends, at, above > 0, below > 0)
+    rows, ptr, ends = _framed(rows, ptr, ends, (down, right), above > 0, below > 0)
     if below > 0:
-        rows[-1] = q_len
-    if at[1] < 0 or at[1] + mask.kv_len > kv_len:
-        return _settled(kv_len, rows, ptr, ends)
+        rows[-1] = q
+    if right < 0 or right + mask.keys > kv:
+        return _settled(kv, rows, ptr, ends, grain)
     if cut or joins:
-        return normal(kv_len, rows, ptr, ends)
-    return Strips(kv_len, rows, ptr, ends)
+        return normal(kv, rows, ptr, ends, grain)
+    return Strips(kv, rows, ptr, ends, grain)
 
 
 def _framed(
@@ -330,17 +414,26 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
         None if it has more than 8 intervals per row, before tiles that meet are joined: too many
         for a strip form.
     """
-    q, kv = inner.q_len, inner.kv_len
-    loops = loops_for(strip_loops, outer.q_len * len(inner.rows) + len(outer.ends))
-    total = loops.tiles(*outer.arrays, inner.ptr, inner.ends, kv)
-    if total > PER_ROW * outer.q_len * q:
+    if inner.value():
+        q, kv = inner.q_len * outer.grain[0], inner.kv_len * outer.grain[1]
+        return Strips(outer.keys, *outer.arrays, (q, kv))
+    outer, inner = outer.fine, inner.fine
+    tiled = _tiled(outer, inner, PER_ROW * outer.q_len * inner.q_len)
+    return None if tiled is None else _settled(outer.keys * inner.keys, *tiled, _POINT)
+
+
+def _tiled(outer: Strips, inner: Strips, most: int) -> tuple[Ints, Ints, Ints] | None:
+    """A mask in place of every element of another; None if that has more than `most` intervals."""
+    height = int(outer.rows[-1])
+    loops = loops_for(strip_loops, height * len(inner.rows) + len(outer.ends))
+    total = loops.tiles(*outer.arrays, inner.ptr, inner.ends, inner.keys)
+    if total > most:
         return None
-    strips = outer.q_len * (len(inner.rows) - 1)
+    strips = height * (len(inner.rows) - 1)
     rows, ptr = np.empty(strips + 1, np.int64), np.empty(strips + 1, np.int64)
     ends = np.empty((total, 4), np.int64)
-    loops.tile(*outer.arrays, *inner.arrays, kv, rows, ptr, ends)
-    touching = inner.value() is None  # where tiles are whole, those side by side are one interval
-    return (_settled if touching else normal)(outer.kv_len * kv, rows, ptr, ends)
+    loops.tile(*outer.arrays, *inner.arrays, inner.keys, rows, ptr, ends)
+    return rows, ptr, ends
 
 
 # --- transposition ------------------------------------------------------------------------------
@@ -359,27 +452,28 @@ def transposed(mask: Strips) -> Strips | None:
     """
     edges = np.concatenate([_level_edges(mask), _slanted_edges(mask)])
     starts, stops, row, slope = edges.T
-    cuts = np.sort(np.concatenate([[0, mask.kv_len], starts, stops]), kind="stable")
+    height = int(mask.rows[-1])
+    cuts = np.sort(np.concatenate([[0, mask.keys], starts, stops]), kind="stable")
     cuts = cuts[np.append(True, cuts[1:] != cuts[:-1])]  # np.unique hashes, which is slower here
     first = np.searchsorted(cuts, starts)
     counts = np.searchsorted(cuts, stops) - first
     total = int(counts.sum())
-    if total > 2 * PER_ROW * mask.kv_len:
+    if total > 2 * PER_ROW * mask.keys:
         return None
     edge = np.repeat(np.arange(len(edges)), counts)
     piece = np.arange(total) + np.repeat(first - (np.cumsum(counts) - counts), counts)
     at = row[edge] + slope[edge] * (cuts[piece] - starts[edge])
-    order = np.argsort(piece * (mask.q_len + 1) + at, kind="stable")
+    order = np.argsort(piece * (height + 1) + at, kind="stable")
     ends = np.concatenate([at[order].reshape(-1, 2), slope[edge[order]].reshape(-1, 2)], axis=1)
     ptr = np.searchsorted(piece[order[::2]], np.arange(len(cuts)))
-    return normal(mask.q_len, cuts, ptr, ends)
+    return normal(height, cuts, ptr, ends, mask.grain[::-1])
 
 
 def _level_edges(mask: Strips) -> Ints:
     """Where a row differs from the one above: [n, 4] of (first column, stop, row, slope 0)."""
     rows, ptr, ends = mask.arrays
     strip = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
-    top, width = ends[:, :2], mask.kv_len + 1
+    top, width = ends[:, :2], mask.keys + 1
     bottom = top + (np.diff(rows) - 1)[strip, None] * ends[:, 2:]
     above, below = bottom + (strip + 1)[:, None] * width, top + strip[:, None] * width
     keys = np.sort(np.concatenate([above, below], axis=None), kind="stable")

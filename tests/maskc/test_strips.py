@@ -1,5 +1,7 @@
 """Strip form: the sweeps, the normal form, and blocks found without drawing them."""
 
+import math
+
 import numpy as np
 import pytest
 from dense_oracle import dense, strip_rows
@@ -36,6 +38,7 @@ from maskc.strips import (
 
 pytestmark = pytest.mark.usefixtures("loops")
 
+SMALL = st.tuples(st.integers(1, 4), st.integers(1, 4))
 OPERATORS = {
     AND: np.logical_and,
     OR: np.logical_or,
@@ -96,6 +99,31 @@ def test_a_product_of_too_many_intervals_is_no_strip_form():
     line = read(np.array([[True, False]]))
     assert product(read(np.ones((1, 8), bool)), line) is not None
     assert product(comb, line) is None
+
+
+@given(st.data())
+def test_grains(data):
+    """Tiles are as large as they can be, and every operation is exact whatever they are."""
+    small, tile = data.draw(arrays(data.draw(SMALL))), data.draw(SMALL)
+    mask = np.kron(small, np.ones(tile, bool))
+    fine, form = read(mask), read(mask).coarse
+    np.testing.assert_array_equal(strip_rows(form), mask)
+    assert form.grain == tuple(
+        math.gcd(len(side), *(np.flatnonzero((side[1:] != side[:-1]).any(1)) + 1))
+        for side in (mask, mask.T)
+    )
+    assert form == fine == product(read(small), read(np.ones(tile, bool)))
+    for one, other in zip(form.fine.arrays, fine.arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+    q, kv = np.arange(len(mask))[:, None], np.arange(mask.shape[1])
+    np.testing.assert_array_equal(form.at(q, kv), mask)
+    assert transposed(form) == read(mask.T)
+    other = data.draw(arrays(mask.shape))
+    for table, operator in OPERATORS.items():
+        assert combine(table, form, read(other)) == read(operator(mask, other))
+    above, below = data.draw(SMALL), data.draw(SMALL)
+    around = np.pad(mask, list(zip(above, below, strict=True)))
+    assert moved(form, above, around.shape) == read(around)
 
 
 @given(st.data())

@@ -94,13 +94,13 @@ def dense(mask, q_len, kv_len):  # noqa: C901, PLR0911, PLR0912, PLR0915  # one 
 def strip_rows(mask):
     """A strip form, interval by interval and row by row."""
     rows, ptr, ends = (array.tolist() for array in mask.arrays)
-    out = np.zeros((mask.q_len, mask.kv_len), bool)
+    out = np.zeros((rows[-1], mask.keys), bool)
     for strip in range(len(rows) - 1):
         for row in range(rows[strip], rows[strip + 1]):
             for lo, hi, lo_slope, hi_slope in ends[ptr[strip] : ptr[strip + 1]]:
                 down = row - rows[strip]
                 out[row, lo + down * lo_slope : hi + down * hi_slope] = True
-    return out
+    return np.kron(out, np.ones(mask.grain, bool))
 
 
 def shifted(mask, inner, q_len, kv_len):
