@@ -17,7 +17,7 @@ EMPTY = -2
 """The number of a block without True elements, where others have `FULL` or that of their bits."""
 
 _COLLISION = -3  # instead of a number
-_FIRST = 1 << 27  # bytes that the bank starts with at most; pages that it never uses cost nothing
+_FIRST = 1 << 32  # bytes that the bank starts with at most; pages that it never uses cost nothing
 
 _Words = npt.NDArray[np.uint64]
 _Ints = npt.NDArray[np.int64]
@@ -27,7 +27,8 @@ class BlockBank:
     """Blocks by content. A hash is only a hint: contents of equal hashes are compared whole.
 
     Blocks are drawn at the end of the bank, into `room`, and taken up by `number`, which leaves
-    new ones where they are. So nothing is copied, and the bank grows in place.
+    new ones where they are. The bank begins with an address for every block that may come, so it is
+    neither moved nor cut, and takes the memory of what is in it.
     """
 
     def __init__(self, blocking: BlockGrid) -> None:
@@ -59,7 +60,7 @@ class BlockBank:
         if not held:
             some = _FIRST // (8 * width)
             self._words = np.empty((max(needed, min(all_needed, some)), width), np.uint64)
-        elif needed > held:  # numpy moves the bank from 2.5 on, so it grows by as much as is known
+        elif needed > held:  # numpy copies the bank from 2.5 on, so it grows by as much as is known
             self._words.resize((max(all_needed, held + held // 8), width), refcheck=False)
         tail = self._words[self._count : needed]
         if 8 * tail.shape[1] > self._size:
@@ -137,7 +138,5 @@ class BlockBank:
 
     def blocks(self) -> Bits:
         """All blocks by number, uint8 [unique, block_q, bytes]. The bank is done with then."""
-        if self._count < len(self._words):
-            self._words.resize((self._count, self._words.shape[1]), refcheck=False)
-        rows = self._words.view(np.uint8)[:, : self._size]
+        rows = self._words[: self._count].view(np.uint8)[:, : self._size]
         return np.ascontiguousarray(rows).reshape(self._count, *self._shape)
