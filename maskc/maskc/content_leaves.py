@@ -28,8 +28,9 @@ class StripPart(Part):
         self._blocks, self._columns = blocks, blocking.nk
 
     def _classify(self, rows: range) -> Grid:
-        ptr = self._blocks.ptr[rows.start : rows.stop + 1]
-        start, stop, number = self._blocks.runs[ptr[0] : ptr[-1]].T
+        ptr, runs = self._blocks.rows
+        ptr = ptr[rows.start : rows.stop + 1]
+        start, stop, number = runs[ptr[0] : ptr[-1]].T
         line = np.repeat(np.arange(len(rows)), np.diff(ptr)) * (self._columns + 1)
         classes = np.where(number == FULL, ALL, number + 2)
         steps = np.zeros(len(rows) * (self._columns + 1), np.int64)

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskc import table_loops
-from maskc.block_runs import MaskBlocks, turned
+from maskc import column_table_loops, table_loops
+from maskc.block_runs import MaskBlocks, part_of, turned
 from maskc.blocking import BlockGrid
 from maskc.jit import loops_for
-from maskc.memory import empty
+from maskc.memory import empties
 from maskc.table_loops import DATA, MASK, STATE
 from maskc_cache.plan import BlockState, SplashTables, smallest_dtype
 
@@ -78,8 +78,7 @@ def splash_tables(
     """
     masks, shrunk = _table_rows(head_mask, layout)
     fill = _fwd if direction == "fwd" else _dkv
-    loops = loops_for(table_loops, blocks.work + len(columns.ptr))
-    tables = fill(_Slabs(blocks, columns, blocking, masks, layout, shrunk, loops))
+    tables = fill(_Slabs(blocks, columns, blocking, masks, layout, shrunk))
     return SplashTables(tables[DATA], tables.get(MASK), tables[STATE])
 
 
@@ -105,8 +104,7 @@ class _Slabs:
         blocking: their blocking.
         masks: int [rows], the mask of each table row.
         layout: as the caller wants it.
-        shrunk: only blocks have cells.
-        loops: plain or compiled ones.
+        shrunk: only blocks have cells; then all table rows are of one mask.
     """
 
     blocks: MaskBlocks
@@ -115,7 +113,6 @@ class _Slabs:
     masks: _Ints
     layout: SplashLayout
     shrunk: bool
-    loops: Any
 
     @property
     def keep(self) -> bool:
@@ -126,6 +123,14 @@ class _Slabs:
     def height(self) -> int:
         """Rows of blocks of a q shard."""
         return self.blocking.nq // self.layout.q_seq_shards
+
+    def shards(self) -> list[MaskBlocks]:
+        """The rows of blocks of each q shard."""
+        if self.layout.q_seq_shards == 1:
+            return [self.blocks]
+        nq, height = self.blocking.nq, self.height
+        masks = self.blocks.lines // nq
+        return [part_of(self.blocks, masks, at, at + height) for at in range(0, nq, height)]
 
     def heads(self) -> Iterator[tuple[slice, slice | None]]:
         """The table rows of each head shard, and earlier ones that are just the same."""
@@ -139,35 +144,40 @@ class _Slabs:
             yield rows, seen.get(masks)
             seen.setdefault(masks, rows)
 
-    def tables(self, shape: tuple[int, int, int], largest: int) -> dict[int, _Ints]:
+    def tables(
+        self, shape: tuple[int, int, int], largest: int, *, zeros: bool = False
+    ) -> dict[int, _Ints]:
         """Tables to fill, by kind, in the dtypes that hold their largest values.
 
         Without a partial block there is no `mask_next`, and with one it is 0 everywhere.
+
+        Args:
+            shape: of each table.
+            largest: the largest value of `data_next`.
+            zeros: whether the filling counts on zeros.
         """
-        unique = len(self.blocks.bits)
-        made = {}
-        for kind, most in ((DATA, largest), (MASK, unique - 1), (STATE, int(BlockState.FULL))):
-            dtype = smallest_dtype(most) if self.layout.downcast_smem_data else np.dtype(np.int32)
-            if kind != MASK or unique:
-                made[kind] = (np.zeros if kind == MASK and unique == 1 else empty)(shape, dtype)
+        unique, most = len(self.blocks.bits), {DATA: largest, STATE: int(BlockState.FULL)}
+        if unique > 1:
+            most[MASK] = unique - 1
+        dtypes = [smallest_dtype(most[kind]) for kind in most]
+        if not self.layout.downcast_smem_data:
+            dtypes = [np.dtype(np.int32)] * len(most)
+        made = dict(zip(most, empties(shape, dtypes, zeros=zeros), strict=True))
+        if unique == 1:
+            made[MASK] = np.zeros(shape, np.int8 if self.layout.downcast_smem_data else np.int32)
         return made
 
     def to_fill(self, tables: dict[int, _Ints]) -> list[tuple[int, _Ints]]:
-        """Those that are not filled already."""
-        return [(k, t) for k, t in tables.items() if k != MASK or len(self.blocks.bits) > 1]
+        """Those that are not filled already; block_mask first, which says what is padding."""
+        kinds = (STATE, MASK, DATA) if len(self.blocks.bits) > 1 else (STATE, DATA)
+        return [(kind, tables[kind]) for kind in kinds]
 
 
 def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
     """Tables whose lines are rows."""
-    blocks, loops, (nq, nk) = slabs.blocks, slabs.loops, (slabs.blocking.nq, slabs.blocking.nk)
-    firsts, widths = range(0, nq, slabs.height), [nk] * slabs.layout.q_seq_shards
-    longest, largest = loops.extent(blocks.ptr, blocks.runs)
-    if slabs.shrunk:  # of one mask
-        spans = (blocks.ptr[first : first + slabs.height + 1] for first in firsts)
-        widths = [longest]
-        if len(firsts) > 1:
-            widths = [loops.extent(span, blocks.runs)[0] for span in spans]
-    width = max(widths)
+    (nq, nk), shards = (slabs.blocking.nq, slabs.blocking.nk), slabs.shards()
+    widths = [shard.sizes[2] if slabs.shrunk else nk for shard in shards]
+    width, largest = max(widths), slabs.blocks.sizes[3]
     tables = slabs.tables((len(slabs.masks), nq, width), largest)
     iota = np.arange(largest + 1, dtype=tables[DATA].dtype)
     for rows, same in slabs.heads():
@@ -175,69 +185,92 @@ def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
             for table in tables.values():
                 table[rows] = table[same]
             continue
-        for first, own in zip(firsts, widths, strict=True):
-            lines = nq, first, first + slabs.height
+        states = tables[STATE][rows].reshape(-1, nq * width)
+        for number, (shard, own) in enumerate(zip(shards, widths, strict=True)):
+            loops, lines = (
+                loops_for(table_loops, shard.work),
+                (slabs.height, number * slabs.height, width),
+            )
             for kind, table in slabs.to_fill(tables):
                 loops.fill_rows(
-                    kind, blocks.ptr, blocks.runs, slabs.masks[rows], lines, own, slabs.shrunk,
-                    slabs.keep, iota if kind == DATA else table[0, 0, :0], table[rows],
+                    kind, shard.bands, shard.ptr, shard.runs, slabs.masks[rows], lines, own,
+                    slabs.shrunk, slabs.keep, iota if kind == DATA else table[0, 0, :0], states,
+                    table[rows].reshape(-1, nq * width),
                 )  # fmt: skip
     return tables
 
 
 def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
     """Tables whose lines are columns."""
-    loops, (nq, nk), height = slabs.loops, (slabs.blocking.nq, slabs.blocking.nk), slabs.height
-    masks, firsts, shards = (len(slabs.blocks.ptr) - 1) // nq, range(0, nq, height), [slabs.columns]
-    if len(firsts) > 1:  # a shard counts its q blocks from its first
-        shards = [turned(slabs.blocks, masks, nk, (at, at + height)) for at in firsts]
-    extents = [loops.extent(shard.ptr, shard.runs) for shard in shards]
-    heights = [longest if slabs.shrunk else height for longest, _ in extents]
-    tall, largest = max(heights), max(last for _, last in extents)
-    tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest)
+    nk, height, parts, shards = slabs.blocking.nk, slabs.height, slabs.shards(), [slabs.columns]
+    if len(parts) > 1:  # a shard counts its q blocks from its first
+        masks = slabs.columns.lines // nk
+        shards = [turned(part, masks, nk) for part in parts]
+    heights = [shard.sizes[2] if slabs.shrunk else height for shard in shards]
+    tall, largest = max(heights), max(shard.sizes[3] for shard in shards)
+    tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest, zeros=slabs.shrunk)
+    fill = _shrunk_columns if slabs.shrunk else _grid_columns
     for rows, same in slabs.heads():
         if same is not None:
             for table in tables.values():
                 table[rows] = table[same]
             continue
-        for number, (shard, own) in enumerate(zip(shards, heights, strict=True)):
+        for number, (blocks, columns) in enumerate(zip(parts, shards, strict=True)):
             part = slice(number * tall, (number + 1) * tall)
-            parts = [(kind, table[rows, part]) for kind, table in slabs.to_fill(tables)]
-            _columns(slabs, shard, slabs.masks[rows], firsts[number], own, parts)
+            kinds = [(kind, table[rows, part]) for kind, table in slabs.to_fill(tables)]
+            fill(slabs, blocks, columns, slabs.masks[rows], heights[number], kinds)
     return tables
 
 
-def _columns(
+def _grid_columns(
     slabs: _Slabs,
-    shard: MaskBlocks,
+    blocks: MaskBlocks,
+    columns: MaskBlocks,
     masks: _Ints,
-    first: int,
-    own: int,
-    parts: Sequence[tuple[int, _Ints]],
+    _own: int,
+    tables: Sequence[tuple[int, _Ints]],
 ) -> None:
-    """Fill all kinds of tables of one head shard and q shard, each [table rows, rows, kv blocks].
+    """Fill tables of one head shard and q shard that have a cell for every block.
 
     Args:
         slabs: what the tables are made of.
-        shard: the runs of the shard's columns.
+        blocks: the shard's rows of blocks.
+        columns: the shard's columns.
         masks: the mask of each table row.
-        first: the shard's first row of blocks.
-        own: rows of the tables that are the shard's.
-        parts: (kind, table), each [table rows, rows, kv blocks].
+        tables: (kind, table), each [table rows, rows, kv blocks].
     """
-    loops, blocks, nk = slabs.loops, slabs.blocks, slabs.blocking.nk
-    edges = np.zeros((3, len(masks), nk), np.int64)
-    for kind, _ in parts:
+    loops = loops_for(column_table_loops, blocks.work + columns.work)
+    for kind, table in tables:
+        edges = np.zeros((len(masks), slabs.blocking.nk), np.int64)
         if kind != STATE:
-            loops.column_edges(kind, shard.ptr, shard.runs, masks, edges[kind])
-    if not slabs.shrunk:
-        for kind, table in parts:
-            lines = slabs.blocking.nq, first
-            loops.fill_grid_columns(kind, blocks.ptr, blocks.runs, masks, lines, edges[kind], table)
-        return
-    for row, mask in enumerate(masks.tolist()):
-        turns = loops.column_turns(shard.ptr, shard.runs, mask * nk, nk, own)
-        for kind, table in parts:
-            edge, part = edges[kind, row], table[row]
-            part.fill(0)  # all of it at once, at the speed of memory; most of it may be padding
-            loops.fill_columns(kind, shard.runs, turns, edge, own, slabs.keep, part)
+            loops.grid_edges(kind, columns.bands, columns.ptr, columns.runs, masks, edges)
+        loops.fill_grid_columns(kind, blocks.bands, blocks.ptr, blocks.runs, masks, edges, table)
+
+
+def _shrunk_columns(
+    slabs: _Slabs,
+    _blocks: MaskBlocks,
+    columns: MaskBlocks,
+    _masks: _Ints,
+    own: int,
+    tables: Sequence[tuple[int, _Ints]],
+) -> None:
+    """Fill tables of one head shard and q shard that have cells for blocks only.
+
+    Args:
+        slabs: what the tables are made of.
+        columns: the shard's columns, of the one mask that there is.
+        own: rows of the tables that are the shard's.
+        tables: (kind, table), each [1, rows, kv blocks].
+    """
+    loops, arrays = (
+        loops_for(column_table_loops, columns.work),
+        (columns.bands, columns.ptr, columns.runs),
+    )
+    turns = loops.column_turns(*arrays, own)
+    states = tables[0][1][0]
+    for kind, table in tables:
+        edge = np.zeros(slabs.blocking.nk, np.int64)
+        if kind != STATE:
+            loops.column_edges(kind, *arrays, edge)
+        loops.fill_columns(kind, *arrays, turns, edge, own, slabs.keep, states, table[0])

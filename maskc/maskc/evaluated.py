@@ -51,7 +51,7 @@ def evaluate_blocks(
         ptr.append(ptr[-1][-1] + np.cumsum(counts))
         runs.append(found)
         progress(rows.stop, blocking.nq)
-    return MaskBlocks(np.concatenate(ptr), np.concatenate(runs), bank.blocks())
+    return MaskBlocks.of_rows(np.concatenate(ptr), np.concatenate(runs), bank.blocks())
 
 
 class _Classes:

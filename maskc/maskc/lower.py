@@ -69,12 +69,15 @@ def _strips(mask: Mask, blocking: BlockGrid) -> Strips | None:
 def _joined(parts: Sequence[MaskBlocks]) -> MaskBlocks:
     """The blocks of several masks with one bank of partial ones, compared by content."""
     numbers: dict[bytes, int] = {}
-    ptrs, runs = [np.zeros(1, np.int64)], []
+    bands, ptrs, runs, lines = [], [np.zeros(1, np.int64)], [], 0
     for part in parts:
         known = [numbers.setdefault(bits.tobytes(), len(numbers)) for bits in part.bits]
         renumbered, partial = part.runs.copy(), part.runs[:, 2] >= 0
         renumbered[partial, 2] = np.array(known, np.int32)[part.runs[partial, 2]]
+        rows = sum(len(ptr) for ptr in ptrs) - 1
+        bands.append(part.bands + np.array([lines, rows, 0, 0, 0]))
         runs.append(renumbered)
         ptrs.append(part.ptr[1:] + ptrs[-1][-1])
+        lines += part.lines
     bits = np.frombuffer(b"".join(numbers), np.uint8).reshape(-1, *parts[0].bits.shape[1:])
-    return MaskBlocks(np.concatenate(ptrs), np.concatenate(runs), bits)
+    return MaskBlocks(np.concatenate(bands), np.concatenate(ptrs), np.concatenate(runs), bits)

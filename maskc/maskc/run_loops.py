@@ -1,9 +1,10 @@
 """The loops that turn runs of blocks into lists and into runs of columns.
 
-Plain functions over arrays, in the subset of Python that numba compiles (see `jit`). Rows of blocks
-are walked run by run, and what a run covers is written as one slice: memory speed when compiled,
-numpy's speed when not. Slices are copied with `np.positive`, which numba compiles to vector
-instructions, as it does not the assignment of a slice.
+Plain functions over arrays, in the subset of Python that numba compiles (see `jit`). Lines of
+blocks are walked band by band (see `band_loops`) and run by run, and what a run covers is written
+as one slice: memory speed when compiled, numpy's speed when not. Slices are copied with
+`np.positive`, which numba compiles to vector instructions, as it does not the assignment of a
+slice.
 """
 
 from __future__ import annotations
@@ -13,90 +14,102 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.band_loops import EMPTY, FULL, fill, repeat
 from maskc.jit import allocating_loop, loop
 
-__all__ = ["FULL", "count", "fill", "list_blocks", "turn"]
+__all__ = ["list_blocks", "turn"]
 
 Ints = npt.NDArray[Any]
 
-EMPTY, FULL = -2, -1  # numbers of blocks that are not partial
-_NARROW = 16  # cells from which a slice repays what it costs to make one
-
-
-@loop
-def fill(cells: Ints, left: int, right: int, value: Any) -> None:
-    """Write one value to some cells."""
-    if right - left < _NARROW:
-        for i in range(left, right):
-            cells[i] = value
-    else:
-        cells[left:right] = value
+_WORTH = 8  # columns that a band must save
 
 
 # --- lists --------------------------------------------------------------------------------------
 
 
 @loop
-def count(ptr: Ints, runs: Ints, full_ptr: Ints, partial_ptr: Ints) -> None:
-    """Offsets of each row's full and partial blocks."""
+def list_blocks(
+    bands: Ints,
+    ptr: Ints,
+    runs: Ints,
+    iota: Ints,
+    full_ptr: Ints,
+    full_idx: Ints,
+    partial_ptr: Ints,
+    partial_idx: Ints,
+    partial_id: Ints,
+) -> None:
+    """Write the columns of all blocks, and the numbers of the partial ones, as compressed rows."""
     full, partial = 0, 0
     full_ptr[0] = 0
     partial_ptr[0] = 0
-    for row in range(len(ptr) - 1):
-        for r in range(ptr[row], ptr[row + 1]):
-            if runs[r, 2] == FULL:
-                full += runs[r, 1] - runs[r, 0]
-            else:
-                partial += runs[r, 1] - runs[r, 0]
-        full_ptr[row + 1] = full
-        partial_ptr[row + 1] = partial
-
-
-@loop
-def list_blocks(
-    runs: Ints, iota: Ints, full_idx: Ints, partial_idx: Ints, partial_id: Ints
-) -> None:
-    """Write the columns of all blocks, and the numbers of the partial ones."""
-    full, partial = 0, 0
-    for r in range(len(runs)):
-        start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
-        width = stop - start
-        if number == FULL:
-            np.positive(iota[start:stop], full_idx[full : full + width])
-            full += width
-        elif width == 1:
-            partial_idx[partial] = start
-            partial_id[partial] = number
-            partial += 1
-        else:
-            np.positive(iota[start:stop], partial_idx[partial : partial + width])
-            fill(partial_id, partial, partial + width, number)
-            partial += width
+    for b in range(len(bands)):
+        line, row, count, step = bands[b, 0], bands[b, 1], bands[b, 3], bands[b, 4]
+        first_full, first_partial, period = full, partial, bands[b, 2]
+        for i in range(period):
+            for r in range(ptr[row + i], ptr[row + i + 1]):
+                start, stop, number = runs[r, 0], runs[r, 1], runs[r, 2]
+                width = stop - start
+                if number == FULL:
+                    np.positive(iota[start:stop], full_idx[full : full + width])
+                    full += width
+                elif width == 1:
+                    partial_idx[partial] = start
+                    partial_id[partial] = number
+                    partial += 1
+                else:
+                    np.positive(iota[start:stop], partial_idx[partial : partial + width])
+                    fill(partial_id, partial, partial + width, number)
+                    partial += width
+            full_ptr[line + i + 1] = full
+            partial_ptr[line + i + 1] = partial
+        if count > 1:
+            more, more_partial = full - first_full, partial - first_partial
+            repeat(full_ptr, line + 1, period, count, more)
+            repeat(full_idx, first_full, more, count, step)
+            repeat(partial_ptr, line + 1, period, count, more_partial)
+            repeat(partial_idx, first_partial, more_partial, count, step)
+            repeat(partial_id, first_partial, more_partial, count, 0)
+            full += (count - 1) * more
+            partial += (count - 1) * more_partial
 
 
 # --- columns ------------------------------------------------------------------------------------
 
 
 @loop
-def _changes(runs: Ints, a: int, a_end: int, b: int, b_end: int, out: Ints) -> int:
-    """Where two rows differ: (start, stop, number above, number below), ascending."""
+def _changes(
+    runs: Ints, a: Any, a_end: Any, a_at: int, b: Any, b_end: Any, b_at: int, out: Ints
+) -> int:
+    """Where two rows differ: (start, stop, number above, number below), ascending.
+
+    Args:
+        runs: (start, stop, number) of each.
+        a: the first run of the row above.
+        a_end: one past its last run.
+        a_at: how far the row above is to the right of its runs.
+        b: as `a` of the row below, as are the next two.
+        b_end: one past its last run.
+        b_at: how far it is to the right.
+        out: to fill.
+    """
     n, at = 0, 0
     while a < a_end or b < b_end:
-        if a < a_end and runs[a, 1] <= at:
+        if a < a_end and runs[a, 1] + a_at <= at:
             a += 1
             continue
-        if b < b_end and runs[b, 1] <= at:
+        if b < b_end and runs[b, 1] + b_at <= at:
             b += 1
             continue
         above, below, stop = EMPTY, EMPTY, 1 << 30
         if a < a_end:
-            inside = runs[a, 0] <= at
+            inside = runs[a, 0] + a_at <= at
             above = runs[a, 2] if inside else EMPTY
-            stop = min(stop, runs[a, 1] if inside else runs[a, 0])
+            stop = min(stop, (runs[a, 1] if inside else runs[a, 0]) + a_at)
         if b < b_end:
-            inside = runs[b, 0] <= at
+            inside = runs[b, 0] + b_at <= at
             below = runs[b, 2] if inside else EMPTY
-            stop = min(stop, runs[b, 1] if inside else runs[b, 0])
+            stop = min(stop, (runs[b, 1] if inside else runs[b, 0]) + b_at)
         if above != below:
             out[n, 0] = at
             out[n, 1] = stop
@@ -116,49 +129,202 @@ def _widest(ptr: Ints) -> int:
     return int(widest)
 
 
-@allocating_loop
-def turn(
+@loop
+def _reach(bands: Ints, ptr: Ints, runs: Ints, b: int, reach: Ints) -> None:
+    """The first column of the lines that a band repeats, and one past the last."""
+    left, right = 1 << 30, 0
+    for row in range(bands[b, 1], bands[b, 1] + bands[b, 2]):
+        if ptr[row] < ptr[row + 1]:
+            left = min(left, runs[ptr[row], 0])
+            right = max(right, runs[ptr[row + 1] - 1, 1])
+    reach[b, 0] = left
+    reach[b, 1] = right
+
+
+@loop
+def _find_repeats(
+    bands: Ints, ptr: Ints, runs: Ints, height: int, reach: Ints, repeats: Ints
+) -> None:
+    """Which columns repeat others, because a band of rows that moves is all that they meet.
+
+    A band's lines have columns a to b, and after k periods of p lines a + k s to b + k s. Between
+    b - s and a + count s, a column has in every line what the column s to its left has p lines
+    above, as far as no line outside of the band has anything there.
+
+    Args:
+        bands: bands of rows.
+        ptr: where each row's runs begin.
+        runs: (start, stop, number) of each.
+        height: lines of each mask.
+        reach: [bands, 2], room.
+        repeats: to fill: (first column, columns that it and the next have, times, the first period
+            of rows that has nothing before or after these columns, and one past the last). 0 times
+            where a band has none.
+    """
+    for b in range(len(bands)):
+        _reach(bands, ptr, runs, b, reach)
+    right = 0
+    for b in range(len(bands)):
+        if bands[b, 0] % height == 0:
+            right = 0  # of all lines above
+        step, count = bands[b, 4], bands[b, 3]
+        repeats[b, 0] = max(right, reach[b, 1] - step)
+        right = max(right, reach[b, 1] + (count - 1) * step)
+    left = 1 << 30
+    for b in range(len(bands) - 1, -1, -1):
+        if b + 1 == len(bands) or bands[b + 1, 0] % height == 0:
+            left = 1 << 30  # of all lines below
+        step, count, first = bands[b, 4], bands[b, 3], repeats[b, 0]
+        stop = min(left, reach[b, 0] + count * step)
+        left = min(left, reach[b, 0])
+        repeats[b, 2] = 0
+        if step and first + step + _WORTH <= stop:
+            times = (stop - first) // step
+            repeats[b, 1] = step
+            repeats[b, 2] = times
+            repeats[b, 3] = -(-(first + step - reach[b, 0]) // step)
+            repeats[b, 4] = (first + times * step - reach[b, 1]) // step + 1
+            if repeats[b, 3] >= repeats[b, 4]:
+                repeats[b, 2] = 0
+
+
+@loop
+def _apply(
+    changes: Ints, n: int, line: int, height: int, place: Ints, left: int, out: Ints, write: bool
+) -> None:
+    """Close and open the runs of columns that change at a line; those at -1 repeat others."""
+    for k in range(n):
+        closes, opens = changes[k, 2] != EMPTY, changes[k, 3] != EMPTY
+        for column in range(left + changes[k, 0], left + changes[k, 1]):
+            at = place[column]
+            if at < 0:
+                continue
+            if write and closes:
+                out[at - 1, 1] = line
+            if opens:
+                if write:
+                    out[at, 0] = line
+                    out[at, 1] = height
+                    out[at, 2] = changes[k, 3]
+                place[column] = at + 1
+
+
+@loop
+def _turn(
+    bands: Ints,
     ptr: Ints,
     runs: Ints,
-    rows: int,
-    first: int,
-    last: int,
+    height: int,
+    columns: int,
+    repeats: Ints,
+    changes: Ints,
     place: Ints,
     out: Ints,
     write: bool,  # numba has no keyword-only arguments
 ) -> None:
-    """Runs of rows `first` to `last` of every mask as runs of their columns; rows count from first.
+    """Count the runs of all columns, or write them.
 
     A column's run begins and ends where two neighbouring rows differ in it, so this costs the
     changes from row to row, and not the blocks.
+    """
+    above, above_end, above_at = 0, 0, 0
+    for b in range(len(bands)):
+        line, row, period, count, step = bands[b]
+        mask = line // height
+        line -= mask * height
+        left = mask * columns
+        if line == 0:
+            above, above_end = 0, 0
+        if period == 1 and step == 0:
+            count = 1  # the others are just the same
+        k = 0
+        while k < count:
+            if repeats[b, 2] and k == repeats[b, 3]:
+                n = _changes(runs, above, above_end, above_at, 0, 0, 0, changes)
+                _apply(changes, n, line + k * period, height, place, left, out, write)
+                above, above_end = 0, 0
+                k = repeats[b, 4]
+                continue
+            for i in range(period):
+                below, below_end, below_at = ptr[row + i], ptr[row + i + 1], k * step
+                n = _changes(runs, above, above_end, above_at, below, below_end, below_at, changes)
+                above, above_end, above_at = below, below_end, below_at
+                _apply(changes, n, line + k * period + i, height, place, left, out, write)
+            k += 1
+
+
+@loop
+def _column_bands(
+    bands: Ints, repeats: Ints, masks: int, height: int, columns: int, out: Ints
+) -> int:
+    """Write the bands of columns that follow from `_find_repeats`; how many they are."""
+    b, n, stored = 0, 0, 0
+    for mask in range(masks):
+        column, right = mask * columns, (mask + 1) * columns
+        while b < len(bands) and bands[b, 0] < (mask + 1) * height:
+            begin, step, times = mask * columns + repeats[b, 0], repeats[b, 1], repeats[b, 2]
+            if times and column < begin:
+                stored = _band(out, n, column, stored, begin - column, 1, 0)
+                n += 1
+            if times:
+                stored = _band(out, n, begin, stored, step, times, bands[b, 2])
+                n += 1
+                column = begin + times * step
+            b += 1
+        if column < right:
+            stored = _band(out, n, column, stored, right - column, 1, 0)
+            n += 1
+    return n
+
+
+@loop
+def _band(bands: Ints, at: int, line: int, row: int, period: int, count: int, step: int) -> int:
+    """Write a band; the row after its own."""
+    bands[at, 0] = line
+    bands[at, 1] = row
+    bands[at, 2] = period
+    bands[at, 3] = count
+    bands[at, 4] = step
+    return row + period
+
+
+@allocating_loop
+def turn(
+    bands: Ints, ptr: Ints, runs: Ints, masks: int, height: int, columns: int
+) -> tuple[Ints, Ints, Ints]:
+    """Bands of rows as bands of columns.
 
     Args:
-        ptr: where each row's runs begin, mask after mask.
+        bands: bands of rows.
+        ptr: where each row's runs begin.
         runs: (start, stop, number) of each.
-        rows: rows of each mask.
-        first: first row.
-        last: one past the last row.
-        place: [masks, columns], the runs of each column so far. With `write`, where the next one
-            is written; without, 0 at first.
-        out: the runs to write.
-        write: whether to write them, or only to count.
+        masks: how many masks there are.
+        height: lines of each.
+        columns: columns of each.
+
+    Returns:
+        `(bands, ptr, runs)` of the columns.
     """
     changes = np.empty((4 * _widest(ptr) + 2, 4), np.int64)
-    for mask in range(len(place)):
-        above, above_end = 0, 0
-        for row in range(mask * rows + first, mask * rows + last):
-            n = _changes(runs, above, above_end, ptr[row], ptr[row + 1], changes)
-            above, above_end = ptr[row], ptr[row + 1]
-            line = row - mask * rows - first
-            for k in range(n):
-                closes, opens = changes[k, 2] != EMPTY, changes[k, 3] != EMPTY
-                for column in range(changes[k, 0], changes[k, 1]):
-                    at = place[mask, column]
-                    if write and closes:
-                        out[at - 1, 1] = line
-                    if opens:
-                        if write:
-                            out[at, 0] = line
-                            out[at, 1] = last - first
-                            out[at, 2] = changes[k, 3]
-                        place[mask, column] = at + 1
+    repeats, reach = np.empty((len(bands), 5), np.int64), np.empty((len(bands), 2), np.int64)
+    _find_repeats(bands, ptr, runs, height, reach, repeats)
+    out_bands = np.empty((masks + 2 * len(bands), 5), np.int64)
+    out_bands = out_bands[: _column_bands(bands, repeats, masks, height, columns, out_bands)]
+    place = np.zeros(masks * columns, np.int64)  # the runs so far, then where the next is written
+    stored = 0
+    for b in range(len(out_bands)):
+        line, _, period, count, _ = out_bands[b]
+        place[line + period : line + period * count] = -1
+        stored += period
+    out = np.empty((0, 3), np.int32)
+    _turn(bands, ptr, runs, height, columns, repeats, changes, place, out, False)
+    out_ptr, n, at = np.zeros(stored + 1, np.int64), 0, 0
+    for column in range(len(place)):
+        if place[column] >= 0:
+            n += place[column]
+            place[column] = out_ptr[at]
+            at += 1
+            out_ptr[at] = n
+    out = np.empty((n, 3), np.int32)
+    _turn(bands, ptr, runs, height, columns, repeats, changes, place, out, True)
+    return out_bands, out_ptr, out

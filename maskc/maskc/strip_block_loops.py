@@ -14,12 +14,21 @@ import numpy.typing as npt
 from maskc.block_bank_loops import NO_BANK, RECENT, SHORT, cut
 from maskc.jit import allocating_loop, loop
 
-__all__ = ["FULL", "NO_RUNS", "classify", "find_runs"]
+__all__ = ["BANDS", "FULL", "LINE", "NO_RUNS", "STORED", "classify", "find_runs"]
 
 Ints = npt.NDArray[Any]
 
 NO_RUNS = -2
 """What `find_runs` returns where runs have no room; `NO_BANK` where names have none."""
+
+ROW, STRIP, LAST, LOOK, CYCLES, LINE, STORED, BANDS = range(8)
+"""How far `find_runs` has come. In the mask: the next row of blocks, its strip, the row of blocks
+before which the last band's own rows end, and the rows from which on to look for strips that repeat
+themselves, and for cycles of them. Then the mask's first line, and how many rows and bands are
+there of all masks."""
+
+_LONGEST = 4  # strips of a cycle
+_WORTH = 8  # rows of blocks that a band must save
 
 MIXED, ALIKE, FULL = 0, 1, 2
 """What rows have of some block columns; see `classify`."""
@@ -189,7 +198,6 @@ def _one_strip(
     ptr: Ints,
     ends: Ints,
     strip: int,
-    end: int,
     sizes: tuple[int, int],
     start: Ints,
     out_ptr: Ints,
@@ -198,15 +206,15 @@ def _one_strip(
     scratch: Any,
     memo: Ints,
 ) -> int:
-    """The runs of all rows of blocks from `start` on that lie in one strip; as `find_runs`.
+    """The runs of those rows of blocks from `start` on that lie in one strip; as `find_runs`.
 
     What a block holds of a single interval follows from the interval's ends relative to the block,
     so `memo` gives most numbers without a look at the block: its rows are (lo, hi, lo_slope,
     hi_slope, height, number + 1).
     """
     block_q, block_kv = sizes
-    i, at, shift = start[0], start[2], _logarithm(block_kv)
-    while i * block_q < end and min((i + 1) * block_q, end) <= rows[strip + 1]:
+    i, at, shift, end = start[ROW], start[STORED], _logarithm(block_kv), rows[len(rows) - 1]
+    while i < start[LAST] and min((i + 1) * block_q, end) <= rows[strip + 1]:
         top = i * block_q
         bottom = min(top + block_q, end)
         height, down, seen = bottom - top, top - rows[strip], 0
@@ -253,8 +261,8 @@ def _one_strip(
         i += 1
         at += 1
         out_ptr[at] = n
-        start[0] = i
-        start[2] = at
+        start[ROW] = i
+        start[STORED] = at
     return 0
 
 
@@ -299,6 +307,124 @@ def _some_strips(
     return n
 
 
+@loop
+def _moved(rows: Ints, ptr: Ints, ends: Ints, a: int, b: int, right: int) -> bool:
+    """Whether strip b is strip a, moved to the right."""
+    n = ptr[a + 1] - ptr[a]
+    if rows[a + 1] - rows[a] != rows[b + 1] - rows[b] or ptr[b + 1] - ptr[b] != n:
+        return False
+    for i in range(n):
+        x, y = ptr[a] + i, ptr[b] + i
+        if ends[x, 0] + right != ends[y, 0] or ends[x, 1] + right != ends[y, 1]:
+            return False
+        if ends[x, 2] != ends[y, 2] or ends[x, 3] != ends[y, 3]:
+            return False
+    return True
+
+
+@loop
+def _slope(ptr: Ints, ends: Ints, strip: int) -> int:
+    """The slope of all ends of a strip, -1 if they differ."""
+    slope = 0
+    for i in range(ptr[strip], ptr[strip + 1]):
+        if i == ptr[strip]:
+            slope = ends[i, 2]
+        if ends[i, 2] != slope or ends[i, 3] != slope:
+            return -1
+    return int(slope)
+
+
+@loop
+def _cycle(rows: Ints, ptr: Ints, ends: Ints, strip: int) -> tuple[int, int, int]:
+    """How strips repeat themselves from one on that has intervals.
+
+    Returns:
+        (end, down, right): a row that is `down` or more below the strip's first, and above row
+        `end`, is the one `down` above it, moved to the right. 0 down if there is no such thing.
+    """
+    strips = len(ptr) - 1
+    for n in range(1, 1 + min(_LONGEST, strips - strip - 1)):
+        if ptr[strip] == ptr[strip + 1] or ptr[strip + n] == ptr[strip + n + 1]:
+            continue
+        right, s = ends[ptr[strip + n], 0] - ends[ptr[strip], 0], strip
+        while right >= 0 and s + n < strips and _moved(rows, ptr, ends, s, s + n, right):
+            s += 1
+        if s >= strip + n:
+            return int(rows[s + n]), int(rows[strip + n] - rows[strip]), int(right)
+    return int(rows[strip + 1]), 0, 0
+
+
+@loop
+def _divisor(a: int, b: int) -> int:
+    """The greatest common one."""
+    while b:
+        a, b = b, a % b
+    return a
+
+
+@loop
+def _blocks(
+    i: int, end: Any, down: int, right: int, sizes: tuple[int, int]
+) -> tuple[int, int, int]:
+    """The period, count and step of the band of blocks from row of blocks `i` on; count 1 if none.
+
+    Rows of blocks repeat themselves as rows do, where rows move by whole blocks, both ways.
+    """
+    block_q, block_kv = sizes
+    if down:
+        x, y = block_q // _divisor(block_q, down), block_kv // _divisor(block_kv, right)
+        times = x // _divisor(x, y) * y
+        period = times * down // block_q
+        count = (end // block_q - i) // period
+        if count > 2 and (count - 1) * period >= _WORTH:
+            return period, count, times * right // block_kv
+    return 0, 1, 0
+
+
+@loop
+def _announce(
+    rows: Ints, ptr: Ints, ends: Ints, sizes: tuple[int, int], start: Ints, bands: Ints
+) -> None:
+    """Begin a band, or go on with the last one. The rows up to `start[LAST]` are to be found."""
+    block_q, i, strip = sizes[0], start[ROW], start[STRIP]
+    period, count, step = 0, 1, 0
+    if i * block_q >= start[LOOK]:
+        start[LOOK] = rows[strip + 1]
+        if i * block_q >= start[CYCLES]:
+            end, down, right = _cycle(rows, ptr, ends, strip)
+            start[CYCLES] = end
+            period, count, step = _blocks(i, end, down, right, sizes)
+        slope = _slope(ptr, ends, strip)
+        if count == 1 and slope >= 0:
+            period, count, step = _blocks(i, rows[strip + 1], 1, slope, sizes)
+    b = start[BANDS]
+    if count == 1:
+        last = rows[len(rows) - 1]
+        period = max(i + 1, -(-min(start[LOOK], last) // block_q)) - i
+        if i and bands[b - 1, 3] == 1:
+            b -= 1
+            bands[b, 2] += period
+            start[LAST] = i + period
+            return
+    bands[b, 0] = start[LINE] + i
+    bands[b, 1] = start[STORED]
+    bands[b, 2] = period
+    bands[b, 3] = count
+    bands[b, 4] = step
+    start[BANDS] = b + 1
+    start[LAST] = i + period
+
+
+@allocating_loop
+def _room_to_classify(columns: int) -> Any:
+    """The room of `classify`."""
+    return (
+        np.zeros((columns, 3), np.int64),
+        np.empty(columns, np.int64),
+        np.empty((columns, 3), np.int64),
+    )
+
+
 @allocating_loop
 def find_runs(
     rows: Ints,
@@ -308,6 +434,7 @@ def find_runs(
     block_kv: int,
     kv_len: int,
     start: Ints,
+    bands: Ints,
     out_ptr: Ints,
     runs: Ints,
     table: Ints,
@@ -317,7 +444,8 @@ def find_runs(
 ) -> Any:
     """The runs of every row of blocks from `start` on; `NO_RUNS` or `NO_BANK` if there is no room.
 
-    A row that found no room is found again when there is more: equal blocks get equal numbers.
+    Where rows of blocks repeat those above, moved, a band says so, and they are not looked at. A
+    row that found no room is found again when there is more: equal blocks get equal numbers.
 
     Args:
         rows: first row of each strip, and the end.
@@ -326,9 +454,10 @@ def find_runs(
         block_q: queries per block.
         block_kv: keys per block.
         kv_len: number of keys.
-        start: (next row of blocks, its strip, place in `out_ptr`); updated.
-        out_ptr: where each row's runs begin, as in `MaskBlocks.ptr`; filled from `start[2]` on.
-        runs: as in `MaskBlocks.runs`; filled from `out_ptr[start[2]]` on.
+        start: how far it has come: see `ROW`; updated.
+        bands: as in `MaskBlocks.bands`; filled from `start[BANDS]` on.
+        out_ptr: as in `MaskBlocks.ptr`; filled from `start[STORED]` on.
+        runs: as in `MaskBlocks.runs`; filled from `out_ptr[start[STORED]]` on.
         table: of `_intern`, as are the rest.
         pool: descriptions of the distinct partial blocks.
         pool_ptr: where each begins.
@@ -339,12 +468,7 @@ def find_runs(
     widest = 1
     for s in range(len(ptr) - 1):
         widest = max(widest, ptr[s + 1] - ptr[s])
-    columns = -(-kv_len // block_kv) + 1
-    room = (
-        np.zeros((columns, 3), np.int64),
-        np.empty(columns, np.int64),
-        np.empty((columns, 3), np.int64),
-    )
+    room = _room_to_classify(0)
     most = min(widest, block_kv // 2 + 1)  # intervals of a row of a block
     intervals = (block_q + 1) * (most + 1)
     crop = (
@@ -362,26 +486,34 @@ def find_runs(
     interned = table, pool, pool_ptr, count
     sizes = block_q, block_kv
     memo = np.zeros((64, 6), np.int64)
-    while start[0] < nq:
-        top, s = start[0] * block_q, start[1]
-        bottom = min(top + block_q, end)
+    while start[ROW] < nq:
+        i, s = start[ROW], start[STRIP]
+        top, bottom = i * block_q, min((i + 1) * block_q, end)
         while rows[s + 1] <= top:
             s += 1
-        start[1] = s
+        start[STRIP] = s
+        if i == start[LAST]:
+            _announce(rows, ptr, ends, sizes, start, bands)
         if rows[s + 1] >= bottom:
             lack = _one_strip(
-                rows, ptr, ends, s, end, sizes, start, out_ptr, runs, interned, scratch, memo
+                rows, ptr, ends, s, sizes, start, out_ptr, runs, interned, scratch, memo
             )
             if lack < 0:
                 return lack
-            continue
-        at = start[2]
-        n = _some_strips(
-            rows, ptr, ends, s, top, bottom, sizes, out_ptr[at], runs, interned, scratch, room
-        )
-        if n < 0:
-            return n
-        out_ptr[at + 1] = n
-        start[0] += 1
-        start[2] += 1
+        else:
+            if not len(room[1]):
+                room = _room_to_classify(-(-kv_len // block_kv) + 1)
+            at = start[STORED]
+            n = _some_strips(
+                rows, ptr, ends, s, top, bottom, sizes, out_ptr[at], runs, interned, scratch, room
+            )
+            if n < 0:
+                return n
+            out_ptr[at + 1] = n
+            start[ROW] += 1
+            start[STORED] += 1
+        band = start[BANDS] - 1
+        if start[ROW] == start[LAST] and bands[band, 3] > 1:
+            start[ROW] += bands[band, 2] * (bands[band, 3] - 1)
+            start[LAST] = start[ROW]
     return 0

@@ -50,14 +50,18 @@ def find_blocks(
     strips = sum(len(mask.rows) for mask in masks)
     loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
     bank = block_bank_loops if loops is strip_block_loops else compiled(block_bank_loops)
-    ptr, runs = np.zeros(nq * len(masks) + 1, np.int64), np.empty((4 * (nq + strips), 3), np.int32)
+    lines = nq * len(masks)
+    bands, ptr = np.empty((lines, 5), np.int64), np.zeros(lines + 1, np.int64)
+    runs = np.empty((4 * (nq + strips), 3), np.int32)
     pool, pool_ptr = np.empty(1 << 14, np.int64), np.zeros(1 << 9, np.int64)
     table, count = np.full(1 << 10, -1, np.int64), np.zeros(1, np.int64)
+    start = np.zeros(8, np.int64)
     for number, mask in enumerate(masks):
-        start = np.array([0, 0, number * nq])
+        start[: strip_block_loops.LINE] = 0
+        start[strip_block_loops.LINE] = number * nq
         while lack := loops.find_runs(
             *mask.arrays, height, width, keys, start,
-            ptr, runs, table, pool, pool_ptr, count,
+            bands, ptr, runs, table, pool, pool_ptr, count,
         ):  # fmt: skip
             if lack == strip_block_loops.NO_RUNS:
                 runs = np.concatenate([runs, np.empty_like(runs)])
@@ -67,7 +71,8 @@ def find_blocks(
             bank.rehash(pool, pool_ptr, int(count[0]), table)
     descriptions = pool, pool_ptr[: int(count[0]) + 1]
     bits = _drawn(bank, descriptions, block_q, block_kv, tile, background)
-    return MaskBlocks(ptr, runs[: ptr[-1]], bits)
+    stored, found = start[strip_block_loops.STORED], start[strip_block_loops.BANDS]
+    return MaskBlocks(bands[:found], ptr[: stored + 1], runs[: ptr[stored]], bits)
 
 
 def _drawn(

@@ -6,7 +6,7 @@ from dense_blocks import EMPTY, FULL, numbers_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskc.block_runs import MaskBlocks, lists_of, turned
+from maskc.block_runs import MaskBlocks, lists_of, part_of, turned
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -35,7 +35,8 @@ def runs(grid):
                 start = column
         ptr.append(len(out))
     bits = np.zeros((max(grid.max() + 1, 0), 1, 1), np.uint8)
-    return MaskBlocks(np.array(ptr), np.array(out, np.int32).reshape(-1, 3), bits)
+    out = np.array(out, np.int32).reshape(-1, 3)
+    return MaskBlocks.of_rows(np.array(ptr), out, bits, len(grid))
 
 
 @given(grids(), st.data())
@@ -49,7 +50,7 @@ def test_columns_are_those_of_the_grid(grid, data):
         grid.swapaxes(1, 2).reshape(-1, height),
     )
     np.testing.assert_array_equal(
-        numbers_of(turned(blocks, masks, columns, (first, last)), last - first),
+        numbers_of(turned(part_of(blocks, masks, first, last), masks, columns), last - first),
         grid[:, first:last].swapaxes(1, 2).reshape(-1, last - first),
     )
 

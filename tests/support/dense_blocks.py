@@ -1,5 +1,7 @@
 """Blocks of dense masks, by definition, and runs of blocks read back."""
 
+import itertools
+
 import numpy as np
 
 EMPTY, FULL = -2, -1
@@ -25,12 +27,13 @@ def block_numbers(masks, block_q, block_kv):
 
 def numbers_of(blocks, columns):
     """Runs as a grid of numbers; they must be ascending, apart or different, and not empty."""
-    grid = np.full((len(blocks.ptr) - 1, columns), EMPTY)
-    assert blocks.ptr[0] == 0
-    assert blocks.ptr[-1] == len(blocks.runs)
-    for row, (first, last) in enumerate(zip(blocks.ptr, blocks.ptr[1:], strict=False)):
+    ptr, runs = blocks.rows
+    grid = np.full((blocks.lines, columns), EMPTY)
+    assert ptr[0] == 0
+    assert ptr[-1] == len(runs)
+    for row, (first, last) in enumerate(itertools.pairwise(ptr)):
         end, before = 0, EMPTY
-        for start, stop, number in blocks.runs[first:last].tolist():
+        for start, stop, number in runs[first:last].tolist():
             assert start < stop <= columns
             assert start > end or (start == end and number != before)
             assert number >= FULL

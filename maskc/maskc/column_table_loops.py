@@ -1,0 +1,363 @@
+"""The loops that turn runs of blocks into splash tables whose lines are columns.
+
+See `table_loops`, whose tables are written line by line. Here a line is a column, and the kernel's
+walk goes down it: so a row of the table is kept for all columns at once, from below.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.band_loops import EMPTY, FULL, band_at, fill, repeat
+from maskc.jit import allocating_loop, loop
+from maskc.table_loops import DATA, STATE, blank, first_value, own_value
+
+__all__ = ["column_edges", "column_turns", "fill_columns", "fill_grid_columns", "grid_edges"]
+
+Ints = npt.NDArray[Any]
+
+
+# --- every block has a cell ---------------------------------------------------------------------
+
+
+@loop
+def grid_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, masks: Ints, out: Ints) -> None:
+    """What comes after the end of each column, [table rows, columns]; the walk goes by columns.
+
+    Args:
+        kind: `DATA` or `MASK`.
+        bands: bands of columns, mask after mask.
+        ptr: where each column's runs begin.
+        runs: (start, stop, number) of each.
+        masks: the mask of each table row.
+        out: to fill.
+    """
+    rows, columns = out.shape
+    for row in range(rows):  # first the value that a column begins with itself, -1 if none
+        first = 0
+        while first < row and masks[first] != masks[row]:
+            first += 1
+        if first < row:
+            np.positive(out[first], out[row])
+            continue
+        top = masks[row] * columns
+        b = band_at(bands, top)
+        while b < len(bands) and bands[b, 0] < top + columns:
+            _firsts(kind, bands, ptr, runs, b, top, out[row])
+            b += 1
+    carry = 0
+    for last in range(2):  # the first round finds what the last column wraps to
+        for column in range(columns - 1, -1, -1):
+            for row in range(rows - 1, -1, -1):
+                own = out[row, column]
+                if last:
+                    out[row, column] = carry
+                if own >= 0:
+                    carry = own
+
+
+@loop
+def _firsts(kind: int, bands: Ints, ptr: Ints, runs: Ints, b: int, top: int, out: Ints) -> None:
+    """The value of each column's first block that has one, -1 if none."""
+    line, row, period, count, step = bands[b]
+    for k in range(count):
+        for i in range(period):
+            value = -1
+            for r in range(ptr[row + i], ptr[row + i + 1]):
+                if value < 0:
+                    value = own_value(kind, runs[r, 0] + k * step, runs[r, 2])
+            out[line - top + k * period + i] = value
+
+
+@loop
+def _alike(a: Ints, b: Ints) -> bool:
+    """Whether two arrays of one length are equal."""
+    i = 0
+    while i < len(a) and a[i] == b[i]:
+        i += 1
+    return i == len(a)
+
+
+@allocating_loop
+def fill_grid_columns(
+    kind: int,
+    bands: Ints,
+    ptr: Ints,
+    runs: Ints,
+    masks: Ints,
+    edges: Ints,
+    out: Ints,
+) -> None:
+    """Write a table whose lines are columns, with a cell for every block.
+
+    Row by row from below, since a column's next value is that of the nearest block below.
+
+    Args:
+        kind: `DATA`, `MASK` or `STATE`.
+        bands: bands of *rows*, mask after mask.
+        ptr: where each row's runs begin.
+        runs: (start, stop, number) of each.
+        masks: the mask of each table row.
+        edges: [table rows, columns], what comes after the end of each column.
+        out: [table rows, rows, columns].
+    """
+    height = out.shape[1]
+    carry = np.empty(out.shape[2], out.dtype)
+    for k in range(len(masks)):
+        same = 0  # a table row that is written, of the same mask and with the same to follow
+        while same < k and (masks[same] != masks[k] or not _alike(edges[same], edges[k])):
+            same += 1
+        if same < k:
+            np.positive(out[same], out[k])
+            continue
+        carry[:] = edges[k]
+        top = masks[k] * height
+        b = band_at(bands, top + height - 1)
+        while b >= 0 and bands[b, 0] >= top:
+            _fill_grid(kind, bands, ptr, runs, b, top, carry, out[k])
+            b -= 1
+
+
+@loop
+def _fill_grid(
+    kind: int, bands: Ints, ptr: Ints, runs: Ints, b: int, top: int, carry: Ints, out: Ints
+) -> None:
+    """Write the lines of a band, the first line of `out` being `top`."""
+    line, row, period, count, step = bands[b]
+    for at in range(period * count - 1, -1, -1):
+        i = line - top + at
+        own, further = row + at % period, at // period * step
+        if kind == STATE:
+            carry[:] = 0
+        for r in range(ptr[own], ptr[own + 1]):
+            start, stop, number = runs[r, 0] + further, runs[r, 1] + further, runs[r, 2]
+            if kind == DATA:
+                fill(carry, start, stop, i)
+            elif kind == STATE:
+                fill(carry, start, stop, 2 if number == FULL else 1)
+            elif number >= 0:
+                fill(carry, start, stop, number)
+        np.positive(carry, out[i])
+
+
+# --- only blocks have cells ---------------------------------------------------------------------
+#
+# Of a band that repeats its columns, the first period and the last are walked as other columns are.
+# All but the last are followed by the same, moved, and so they are copies of the first.
+
+
+@loop
+def column_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, out: Ints) -> None:
+    """What comes after the end of each column that is not a copy.
+
+    Args:
+        kind: `DATA` or `MASK`.
+        bands: bands of the columns of one mask.
+        ptr: where each column's runs begin.
+        runs: (start, stop, number) of each.
+        out: [columns], to fill.
+    """
+    carry = max(first_value(kind, bands, ptr, runs, 0, len(out)), 0)
+    for b in range(len(bands) - 1, -1, -1):
+        line, row, period, count, step = bands[b]
+        for k in range(count - 1, -1, -max(count - 1, 1)):
+            for i in range(period - 1, -1, -1):
+                out[line + k * period + i] = carry
+                value = -1
+                for r in range(ptr[row + i], ptr[row + i + 1]):
+                    if value < 0:
+                        value = own_value(kind, runs[r, 0] + k * step, runs[r, 2])
+                if value >= 0:
+                    carry = value
+            if k and kind == DATA:
+                carry -= (count - 2) * step  # what comes after the first period
+
+
+@allocating_loop
+def column_turns(bands: Ints, ptr: Ints, runs: Ints, own: int) -> Any:
+    """At which rows of a shrunk table its columns turn from one run to another.
+
+    Blocks sit at the lower ends of their columns. The turns of row p, as met from below, are those
+    from `begin[p]` to `begin[p + 1]`: each of a column, to a run whose last block is in row `last`
+    and whose number is `number`, `EMPTY` for the padding above.
+
+    Args:
+        bands: bands of the columns of one mask.
+        ptr: where the runs of each *column* begin.
+        runs: (start, stop, number) of each.
+        own: rows of the table that are this shard's; those below pad it to other shards' height.
+
+    Returns:
+        `(begin, turns)`: [own + 2], and [turns, 3] of (column, last, number).
+    """
+    begin = np.zeros(own + 2, np.int64)
+    turns = np.empty((2 * (len(runs) + len(ptr)), 3), np.int64)
+    for write in range(2):
+        for b in range(len(bands)):
+            line, row, period, count, step = bands[b]
+            for k in range(0, count, max(count - 1, 1)):
+                for i in range(period):
+                    column, first, last = line + k * period + i, ptr[row + i], ptr[row + i + 1]
+                    _turns(runs, first, last, k * step, column, own, begin, turns, write > 0)
+        if not write:
+            for p in range(1, own + 2):
+                begin[p] += begin[p - 1]
+    return begin, turns
+
+
+@loop
+def _turns(
+    runs: Ints,
+    first: Any,
+    last: Any,
+    further: int,
+    column: int,
+    own: int,
+    begin: Ints,
+    turns: Ints,
+    write: bool,
+) -> None:
+    """Count or write the turns of one column."""
+    p = own
+    for r in range(last - 1, first - 2, -1):
+        if r < first and not p:
+            continue  # no padding above
+        if write:
+            at = begin[p] - 1
+            begin[p] = at
+            turns[at, 0] = column
+            turns[at, 1] = runs[r, 1] - 1 + further if r >= first else 0
+            turns[at, 2] = runs[r, 2] if r >= first else EMPTY
+        else:
+            begin[p] += 1
+        if r >= first:
+            p -= runs[r, 1] - runs[r, 0]
+
+
+@loop
+def _enter(
+    kind: int,
+    turn: Ints,
+    start: int,
+    stop: int,
+    bottom: bool,
+    zeros: bool,
+    edge: Ints,
+    cells: Ints,
+    steps: Ints,
+    padded: Ints,
+) -> None:
+    """Some columns come to the lower ends of runs, or of the padding above them."""
+    for e in range(start, stop):
+        j, last, number = turn[e]
+        if number == EMPTY:
+            if zeros:
+                cells[j] = 0
+                padded[j] = True
+            elif kind == DATA:
+                cells[j] += steps[j]
+            steps[j] = 0
+            continue
+        if bottom:
+            cells[j] = edge[j]
+        if kind == DATA:
+            cells[j] = last
+            steps[j] = 1
+        elif kind == STATE:
+            cells[j] = 2 if number == FULL else 1
+        elif number >= 0:
+            cells[j] = number
+
+
+@loop
+def _subtract(steps: Ints, cells: Ints) -> None:
+    """A loop of its own, which numba then compiles to vector instructions."""
+    np.subtract(cells, steps, cells)
+
+
+@allocating_loop
+def fill_columns(
+    kind: int,
+    bands: Ints,
+    ptr: Ints,
+    runs: Ints,
+    turns: tuple[Ints, Ints],
+    edge: Ints,
+    own: int,
+    keep: bool,
+    states: Ints,
+    out: Ints,
+) -> None:
+    """Write a table whose lines are columns, with cells for blocks only, at their lower ends.
+
+    Args:
+        kind: `DATA`, `MASK` or `STATE`.
+        bands: bands of the columns of one mask.
+        ptr: where each column's runs begin.
+        runs: (start, stop, number) of each.
+        turns: of `column_turns`.
+        edge: of `column_edges`.
+        own: rows of the table that are this shard's.
+        keep: padding holds what comes next, else 0.
+        states: the table `STATE`, in the shape of `out`.
+        out: [rows, columns], of zeros.
+    """
+    columns = out.shape[1]
+    begin, turn = turns
+    cells, steps = np.zeros(columns, out.dtype), np.zeros(columns, out.dtype)
+    zeros = not keep or kind == STATE  # padding is 0
+    padded, left, right = np.zeros(columns, np.bool_), 0, columns  # what is not is between these
+    for b in range(len(bands)):
+        line, _, period, count, _ = bands[b]
+        padded[line + period : line + period * (count - 1)] = True  # until they are copied
+    if keep:
+        cells[:] = edge
+    for p in range(own, len(out)):
+        np.positive(cells, out[p])  # below the lowest block there is nothing but the edge
+    for p in range(own - 1, -1, -1):
+        start, stop = begin[p + 1], begin[p + 2]
+        _enter(kind, turn, start, stop, p == own - 1, zeros, edge, cells, steps, padded)
+        while left < right and padded[left]:
+            left += 1
+        while left < right and padded[right - 1]:
+            right -= 1
+        np.positive(cells[left:right], out[p, left:right])
+        if kind == DATA:
+            _subtract(steps[left:right], cells[left:right])
+    for b in range(len(bands)):
+        _copy(kind, bands, ptr, runs, b, own, zeros, states, out)
+    if kind != STATE and not keep:
+        for p in range(own, len(out)):  # JAX extends narrow shards with their last entries
+            np.positive(out[own - 1], out[p])
+
+
+@loop
+def _copy(
+    kind: int,
+    bands: Ints,
+    ptr: Ints,
+    runs: Ints,
+    b: int,
+    own: int,
+    zeros: bool,
+    states: Ints,
+    out: Ints,
+) -> None:
+    """Copy the first period of a band to all but the last."""
+    line, row, period, count, step = bands[b]
+    if count < 3:
+        return
+    tallest = 0
+    for i in range(row, row + period):
+        blocks = 0
+        for r in range(ptr[i], ptr[i + 1]):
+            blocks += runs[r, 1] - runs[r, 0]
+        tallest = max(tallest, blocks)
+    left, right = line + period, line + period * (count - 1)
+    for p in range(own - tallest if zeros else 0, own if zeros else len(out)):
+        repeat(out[p], line, period, count - 1, step if kind == DATA else 0)
+        if zeros and kind == DATA:
+            blank(out[p, left:right], states[p, left:right])
