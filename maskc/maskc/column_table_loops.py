@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from maskc.band_loops import EMPTY, FULL, band_at, fill, repeat
 from maskc.jit import allocating_loop, loop
-from maskc.table_loops import DATA, STATE, blank, first_value, own_value
+from maskc.table_loops import DATA, STATE, clear, first_value, own_value
 
 __all__ = ["column_edges", "column_turns", "fill_columns", "fill_grid_columns", "grid_edges"]
 
 Ints = npt.NDArray[Any]
+
+_NARROW = 16  # cells from which a slice repays what it costs to make one
 
 
 # --- every block has a cell ---------------------------------------------------------------------
@@ -273,9 +275,38 @@ def _enter(
 
 
 @loop
+def _put(kind: int, cells: Ints, steps: Ints, left: int, right: int, out: Ints) -> None:
+    """Write some cells of a row, and make them those of the row above."""
+    if right - left >= _NARROW:
+        np.positive(cells[left:right], out[left:right])
+        if kind == DATA:
+            _subtract(steps[left:right], cells[left:right])
+        return
+    for j in range(left, right):
+        out[j] = cells[j]
+        cells[j] -= steps[j]
+
+
+@loop
 def _subtract(steps: Ints, cells: Ints) -> None:
     """A loop of its own, which numba then compiles to vector instructions."""
     np.subtract(cells, steps, cells)
+
+
+@loop
+def _pieces(bands: Ints, columns: int, pieces: Ints) -> int:
+    """Write (start, stop) of the columns that are not copies; how many pieces they are."""
+    n, stop = 0, 0
+    for b in range(len(bands)):
+        line, _, period, count, _ = bands[b]
+        if count > 2:
+            pieces[n, 0] = stop
+            pieces[n, 1] = line + period
+            n += 1
+            stop = line + period * (count - 1)
+    pieces[n, 0] = stop
+    pieces[n, 1] = columns
+    return n + 1
 
 
 @allocating_loop
@@ -288,6 +319,7 @@ def fill_columns(
     edge: Ints,
     own: int,
     keep: bool,
+    blank: bool,
     states: Ints,
     out: Ints,
 ) -> None:
@@ -302,17 +334,19 @@ def fill_columns(
         edge: of `column_edges`.
         own: rows of the table that are this shard's.
         keep: padding holds what comes next, else 0.
+        blank: whether the table is of zeros already.
         states: the table `STATE`, in the shape of `out`.
-        out: [rows, columns], of zeros.
+        out: [rows, columns].
     """
     columns = out.shape[1]
     begin, turn = turns
     cells, steps = np.zeros(columns, out.dtype), np.zeros(columns, out.dtype)
     zeros = not keep or kind == STATE  # padding is 0
     padded, left, right = np.zeros(columns, np.bool_), 0, columns  # what is not is between these
-    for b in range(len(bands)):
-        line, _, period, count, _ = bands[b]
-        padded[line + period : line + period * (count - 1)] = True  # until they are copied
+    pieces = np.empty((len(bands) + 1, 2), np.int64)
+    pieces = pieces[: _pieces(bands, columns, pieces)]
+    for i in range(len(pieces) - 1):
+        padded[pieces[i, 1] : pieces[i + 1, 0]] = True  # until they are copied
     if keep:
         cells[:] = edge
     for p in range(own, len(out)):
@@ -324,13 +358,20 @@ def fill_columns(
             left += 1
         while left < right and padded[right - 1]:
             right -= 1
-        np.positive(cells[left:right], out[p, left:right])
-        if kind == DATA:
-            _subtract(steps[left:right], cells[left:right])
+        for i in range(len(pieces)):
+            start, stop = pieces[i, 0], pieces[i, 1]
+            first, last = min(max(start, left), stop), max(min(stop, right), start)
+            last = max(first, last)
+            _put(kind, cells, steps, first, last, out[p])
+            if not blank:
+                fill(out[p], start, first, 0)
+                fill(out[p], last, stop, 0)
     for b in range(len(bands)):
         _copy(kind, bands, ptr, runs, b, own, zeros, states, out)
-    if kind != STATE and not keep:
-        for p in range(own, len(out)):  # JAX extends narrow shards with their last entries
+    for p in range(own, len(out)):  # JAX extends narrow shards with their last entries
+        if kind == STATE:
+            fill(out[p], 0, columns, 0)
+        elif not keep:
             np.positive(out[own - 1], out[p])
 
 
@@ -357,7 +398,9 @@ def _copy(
             blocks += runs[r, 1] - runs[r, 0]
         tallest = max(tallest, blocks)
     left, right = line + period, line + period * (count - 1)
+    for p in range(own - tallest if zeros else 0):
+        fill(out[p], left, right, 0)
     for p in range(own - tallest if zeros else 0, own if zeros else len(out)):
         repeat(out[p], line, period, count - 1, step if kind == DATA else 0)
         if zeros and kind == DATA:
-            blank(out[p, left:right], states[p, left:right])
+            clear(out[p, left:right], states[p, left:right])

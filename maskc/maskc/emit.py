@@ -87,7 +87,7 @@ def _table_rows(head_mask: _Ints, layout: SplashLayout) -> tuple[_Ints, bool]:
 
     One row per head shard if no shard mixes masks, else one per head.
     """
-    if not head_mask.any():
+    if not any(head_mask.tolist()):
         return np.zeros(layout.head_shards, np.int64), layout.shrink_grid
     shards = head_mask.reshape(layout.head_shards, -1)
     uniform = bool((shards == shards[:, :1]).all())
@@ -154,7 +154,7 @@ class _Slabs:
         Args:
             shape: of each table.
             largest: the largest value of `data_next`.
-            zeros: whether the filling counts on zeros.
+            zeros: whether they are to be of zeros.
         """
         unique, most = len(self.blocks.bits), {DATA: largest, STATE: int(BlockState.FULL)}
         if unique > 1:
@@ -208,7 +208,9 @@ def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
         shards = [turned(part, masks, nk) for part in parts]
     heights = [shard.sizes[2] if slabs.shrunk else height for shard in shards]
     tall, largest = max(heights), max(shard.sizes[3] for shard in shards)
-    tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest, zeros=slabs.shrunk)
+    # all zeros at once are at the speed of memory, but a table of copies is written whole anyway
+    zeros = slabs.shrunk and all(2 * len(shard.ptr) > nk for shard in shards)
+    tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest, zeros=zeros)
     fill = _shrunk_columns if slabs.shrunk else _grid_columns
     for rows, same in slabs.heads():
         if same is not None:
@@ -218,7 +220,7 @@ def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
         for number, (blocks, columns) in enumerate(zip(parts, shards, strict=True)):
             part = slice(number * tall, (number + 1) * tall)
             kinds = [(kind, table[rows, part]) for kind, table in slabs.to_fill(tables)]
-            fill(slabs, blocks, columns, slabs.masks[rows], heights[number], kinds)
+            fill(slabs, blocks, columns, slabs.masks[rows], heights[number], kinds, zeros)
     return tables
 
 
@@ -229,6 +231,7 @@ def _grid_columns(
     masks: _Ints,
     _own: int,
     tables: Sequence[tuple[int, _Ints]],
+    _zeros: bool,
 ) -> None:
     """Fill tables of one head shard and q shard that have a cell for every block.
 
@@ -254,6 +257,7 @@ def _shrunk_columns(
     _masks: _Ints,
     own: int,
     tables: Sequence[tuple[int, _Ints]],
+    zeros: bool,
 ) -> None:
     """Fill tables of one head shard and q shard that have cells for blocks only.
 
@@ -262,6 +266,7 @@ def _shrunk_columns(
         columns: the shard's columns, of the one mask that there is.
         own: rows of the tables that are the shard's.
         tables: (kind, table), each [1, rows, kv blocks].
+        zeros: whether they are of zeros already.
     """
     loops, arrays = (
         loops_for(column_table_loops, columns.work),
@@ -273,4 +278,4 @@ def _shrunk_columns(
         edge = np.zeros(slabs.blocking.nk, np.int64)
         if kind != STATE:
             loops.column_edges(kind, *arrays, edge)
-        loops.fill_columns(kind, *arrays, turns, edge, own, slabs.keep, states, table[0])
+        loops.fill_columns(kind, *arrays, turns, edge, own, slabs.keep, zeros, states, table[0])

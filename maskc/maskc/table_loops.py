@@ -18,7 +18,7 @@ import numpy.typing as npt
 from maskc.band_loops import FULL, band_at, fill, repeat_before
 from maskc.jit import allocating_loop, loop
 
-__all__ = ["DATA", "MASK", "STATE", "blank", "fill_rows", "first_value", "own_value"]
+__all__ = ["DATA", "MASK", "STATE", "clear", "fill_rows", "first_value", "own_value"]
 
 Ints = npt.NDArray[Any]
 
@@ -47,7 +47,7 @@ def first_value(kind: int, bands: Ints, ptr: Ints, runs: Ints, top: int, bottom:
 
 
 @loop
-def blank(cells: Ints, states: Ints) -> None:
+def clear(cells: Ints, states: Ints) -> None:
     """Padding is 0."""
     for i in range(len(cells)):
         cells[i] = cells[i] if states[i] else 0
@@ -141,7 +141,7 @@ def _fill_lines(
             repeat_before(out, stop, cells, copies + 1, less)
             carry -= copies * less
             if less and not keep:
-                blank(out[start : stop - cells], states[start : stop - cells])
+                clear(out[start : stop - cells], states[start : stop - cells])
         b -= 1
     return carry
 

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from banded_blocks import banded, runs_of
 from dense_blocks import EMPTY, FULL, numbers_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from maskc.block_runs import MaskBlocks, lists_of, part_of, turned
+from maskc.blocking import BlockGrid
+from maskc.emit import SplashLayout, splash_tables
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -25,18 +28,8 @@ def grids(draw):
 
 def runs(grid):
     """The runs of numbers [masks, rows, columns]."""
-    ptr, out = [0], []
-    for row in grid.reshape(-1, grid.shape[2]).tolist():
-        start = 0
-        for column in range(1, len(row) + 1):
-            if column == len(row) or row[column] != row[start]:
-                if row[start] != EMPTY:
-                    out.append((start, column, row[start]))
-                start = column
-        ptr.append(len(out))
     bits = np.zeros((max(grid.max() + 1, 0), 1, 1), np.uint8)
-    out = np.array(out, np.int32).reshape(-1, 3)
-    return MaskBlocks.of_rows(np.array(ptr), out, bits, len(grid))
+    return MaskBlocks.of_rows(*runs_of(grid.reshape(-1, grid.shape[2])), bits, len(grid))
 
 
 @given(grids(), st.data())
@@ -55,12 +48,90 @@ def test_columns_are_those_of_the_grid(grid, data):
     )
 
 
-@given(grids())
-def test_lists_are_those_of_the_grid(grid):
+def assert_lists(blocks, grid):
     columns = grid.shape[2]
-    lists, grid = lists_of(runs(grid), columns, 1, 1), grid.reshape(-1, columns)
+    lists, grid = lists_of(blocks, columns, 1, 1), grid.reshape(-1, columns)
     for name, chosen in (("full", grid == FULL), ("partial", grid >= 0)):
         ptr = np.append(0, chosen.sum(axis=1).cumsum())
         np.testing.assert_array_equal(getattr(lists, f"{name}_ptr"), ptr)
         np.testing.assert_array_equal(getattr(lists, f"{name}_idx"), np.nonzero(chosen)[1])
     np.testing.assert_array_equal(lists.partial_id, grid[grid >= 0])
+
+
+@given(grids())
+def test_lists_are_those_of_the_grid(grid):
+    assert_lists(runs(grid), grid)
+
+
+# --- bands --------------------------------------------------------------------------------------
+
+
+@given(banded())
+def test_bands_are_the_rows_that_they_repeat(case):
+    blocks, grid = case
+    columns = grid.shape[2]
+    np.testing.assert_array_equal(numbers_of(blocks, columns), grid.reshape(-1, columns))
+    covered, (last,) = (grid != EMPTY).sum(axis=2), np.nonzero((grid != EMPTY).any(axis=(0, 1)))
+    full, partial = (grid == FULL).sum(), (grid >= 0).sum()
+    assert blocks.sizes == (full, partial, max(covered.max(), 1), max([0, *last]))
+
+
+@given(banded(), st.data())
+def test_columns_of_bands_are_those_of_their_rows(case, data):
+    blocks, grid = case
+    masks, height, columns = grid.shape
+    np.testing.assert_array_equal(
+        numbers_of(turned(blocks, masks, columns), height),
+        grid.swapaxes(1, 2).reshape(-1, height),
+    )
+    first = data.draw(st.integers(0, height - 1))
+    last = data.draw(st.integers(first + 1, height))
+    np.testing.assert_array_equal(
+        numbers_of(part_of(blocks, masks, first, last), columns),
+        grid[:, first:last].reshape(-1, columns),
+    )
+
+
+@given(banded())
+def test_lists_of_bands_are_those_of_their_rows(case):
+    assert_lists(*case)
+
+
+def test_columns_of_a_long_band_are_a_band():
+    rows = np.full((1, 200), EMPTY)
+    rows[0, :3] = 0, FULL, 1
+    bands = np.array([(0, 0, 1, 197, 1)])
+    columns = turned(MaskBlocks(bands, *runs_of(rows), np.zeros((2, 1, 1), np.uint8)), 1, 200)
+    assert columns.bands.tolist() == [[0, 0, 2, 1, 0], [2, 2, 1, 195, 1], [197, 3, 3, 1, 0]]
+    assert len(columns.runs) == 1 + 2 + 3 + 2 + 1
+
+
+@given(banded(), st.data())
+def test_tables_of_bands_are_those_of_their_rows(case, data):
+    blocks, grid = case
+    masks, height, columns = grid.shape
+    shards = data.draw(st.sampled_from([n for n in (1, 2, 3) if height % n == 0]))
+    heads = data.draw(st.lists(st.integers(0, masks - 1), min_size=2, max_size=4))
+    heads = [0] * len(heads) if masks == 1 else [*range(masks), *heads]
+    layout = SplashLayout(
+        head_shards=data.draw(st.sampled_from([1, len(heads)])),
+        q_seq_shards=shards,
+        shrink_grid=data.draw(st.booleans()),
+        downcast_smem_data=data.draw(st.booleans()),
+        prefetch=data.draw(st.sampled_from(["jax", "keep"])),
+    )
+    size = BlockGrid(height, columns, 1, 1)
+    rows = MaskBlocks.of_rows(*blocks.rows, blocks.bits, masks)
+    for direction in ("fwd", "dkv"):
+        ours, theirs = (
+            splash_tables(
+                some, turned(some, masks, columns), size, np.array(heads), layout, direction
+            )
+            for some in (blocks, rows)
+        )
+        for name in ("data_next", "mask_next", "block_mask"):
+            a, b = getattr(ours, name), getattr(theirs, name)
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert a.dtype == b.dtype
+                np.testing.assert_array_equal(a, b, err_msg=f"{direction} {name}")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strip_strategies import SHAPES, arrays, read
 
-from maskc import Causal, Documents, Local, Prefix
+from maskc import Causal, Chunked, ChunkedCausal, Documents, Local, Prefix
 from maskc.canonical import canonical
 from maskc.strip_blocks import find_blocks
 
@@ -46,3 +46,45 @@ def test_a_bank_that_outgrows_its_first_room_keeps_its_numbers():
     random = np.random.default_rng(0)
     mask = np.arange(900) < random.integers(0, 900, (900, 1))
     assert_blocks(find_blocks([read(mask)], 5, 9), [mask], 5, 9)
+
+
+def repeated(rows, down, right, times, kv_len):
+    """Rows that repeat themselves `down` further down and `right` further to the right."""
+    dense = np.zeros((down * times, kv_len), bool)
+    for k in range(times):
+        moved = rows[:, : max(kv_len - k * right, 0)]
+        dense[k * down : k * down + len(rows), k * right : k * right + moved.shape[1]] = moved
+    return dense
+
+
+@given(st.data())
+def test_strips_that_repeat_themselves_are_bands(data):
+    """Cycles of strips, some of them cut off at either end, in blocks that need not fit them."""
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    down, right = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 6))
+    rows = random.random((down, 9)) < data.draw(st.sampled_from([0.3, 0.9]))
+    times = data.draw(st.integers(1, 40))
+    kv_len = data.draw(st.integers(9, 9 + right * times + 1))
+    dense = repeated(rows, down, right, times, kv_len)
+    first = data.draw(st.integers(0, len(dense) - 1))
+    masks = [dense[first:], dense[: len(dense) - first]]
+    block = data.draw(st.sampled_from([(1, 1), (2, 2), (3, 2), (4, 4), (2, 3), (6, 6)]))
+    blocks = find_blocks([read(mask) for mask in masks], *block)
+    assert_blocks(blocks, masks, *block)
+
+
+@pytest.mark.parametrize(
+    ("mask", "bands"),
+    {
+        Local(7, 0): [(0, 0, 2, 1, 0), (2, 2, 1, 62, 1)],
+        Local(7, 7): [(0, 0, 2, 1, 0), (2, 2, 1, 60, 1), (62, 3, 2, 1, 0)],
+        ChunkedCausal(16): [(0, 0, 4, 16, 4)],
+        ChunkedCausal(16) & Local(5): [(0, 0, 4, 16, 4)],
+        Chunked(2): [(0, 0, 1, 64, 1)],
+        Prefix(64): [(0, 0, 1, 64, 0)],
+        Documents([0, 128, 256]) & ~Causal(-1): [(0, 0, 64, 1, 0)],
+    }.items(),
+)
+def test_bands(mask, bands):
+    form = canonical(mask, 256, 256)
+    assert find_blocks([form], 4, 4).bands.tolist() == [list(band) for band in bands]

@@ -1,0 +1,53 @@
+"""Blocks in bands, and the grid of numbers that they stand for."""
+
+import numpy as np
+from dense_blocks import EMPTY, FULL
+from hypothesis import strategies as st
+
+from maskc.block_runs import MaskBlocks
+
+
+def runs_of(rows):
+    """The runs of rows of numbers, and where each row's begin."""
+    ptr, out = [0], []
+    for row in rows.tolist():
+        start = 0
+        for column in range(1, len(row) + 1):
+            if column == len(row) or row[column] != row[start]:
+                if row[start] != EMPTY:
+                    out.append((start, column, row[start]))
+                start = column
+        ptr.append(len(out))
+    return np.array(ptr), np.array(out, np.int32).reshape(-1, 3)
+
+
+@st.composite
+def banded(draw):
+    """`(blocks, grid)`: grid is the numbers [masks, rows, columns]."""
+    masks, height, columns = (draw(st.integers(1, most)) for most in (2, 40, 40))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    unique = draw(st.integers(0, 3))
+    bands, patterns, grid = [], [], np.full((masks, height, columns), EMPTY)
+    for mask in range(masks):
+        line = 0
+        while line < height:
+            period = min(random.integers(1, 4), height - line)
+            count = random.integers(1, (height - line) // period + 1)
+            width = random.integers(1, min(columns, 8) + 1)
+            left = random.integers(0, columns - width + 1)
+            pattern = np.full((period, columns), EMPTY)
+            share = random.random((period, width)) < random.choice([0.5, 0.9, 1])
+            some = random.integers(FULL, unique, (period, width)) if unique else FULL
+            pattern[:, left : left + width] = np.where(share, some, EMPTY)
+            step = random.integers(0, 4) if share.any() else 0
+            if step:
+                right = np.flatnonzero((pattern != EMPTY).any(axis=0))[-1]
+                count = min(count, (columns - 1 - right) // step + 1)
+            bands.append((mask * height + line, sum(map(len, patterns)), period, count, step))
+            for k in range(count):
+                moved = np.roll(pattern, k * step, axis=1)
+                grid[mask, line + k * period : line + (k + 1) * period] = moved
+            patterns.append(pattern)
+            line += period * count
+    bits = np.zeros((unique, 1, 1), np.uint8)
+    return MaskBlocks(np.array(bands), *runs_of(np.concatenate(patterns)), bits), grid
