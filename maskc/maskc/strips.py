@@ -54,7 +54,6 @@ PER_ROW = 8
 """Intervals per row, on average, beyond which bits are the better form."""
 
 _POINT = (1, 1)  # the grain of single tokens
-_NARROW = 1 << 30  # tokens; below it an end and its slope fit 32 bits
 _SOME = 64  # numbers
 _ROOM = 1 << 10  # intervals; a result keeps the room that was guessed for it, if it is no more
 _LIMIT = 1 << 24  # intervals; beyond it a mask is not a strip mask
@@ -114,17 +113,11 @@ class Strips(Mask):
 
     @functools.cached_property
     def identity(self) -> list[Any]:
-        """What tells this mask from all others: lengths, and the SHA-256 of packed arrays.
-
-        An end and its slope are one word, so that a quarter of the bytes are hashed.
-        """
-        form = self.coarse
-        n, wide = len(form.rows), max(int(form.rows[-1]), form.keys) >= _NARROW
-        words = np.empty(2 * n + 2 * len(form.ends), "<u8" if wide else "<u4")
-        words[:n], words[n : 2 * n] = form.rows, form.ptr
-        for side, packed in enumerate(words[2 * n :].reshape(2, -1)):
-            packed[:] = 2 * form.ends[:, side] + form.ends[:, 2 + side]
-        return [form.keys, *form.grain, n, hashlib.sha256(words.data).digest()]
+        """What tells this mask from all others: lengths, and the SHA-256 of the arrays."""
+        form, content = self.coarse, hashlib.sha256()
+        for array in form.arrays:
+            content.update(array.data)
+        return [form.keys, *form.grain, len(form.rows), content.digest()]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Strips):
