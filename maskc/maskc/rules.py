@@ -13,7 +13,6 @@ from maskc.arrays import FrozenArray, PackedMask
 from maskc.expr import (
     And,
     Blocks,
-    ChunkedCausal,
     Diagonals,
     Empty,
     Full,
@@ -125,8 +124,6 @@ def weight(mask: Mask) -> int:
             return int(16 ** len(masks)) * (sum(map(weight, masks)) + 1)
         case Neighborhood(shape=shape):
             return int(16 ** len(shape)) * (20 * len(shape) + 2)
-        case ChunkedCausal():
-            return 20
         case _:
             return 6
 

@@ -9,11 +9,7 @@ import numpy as np
 from maskc.arrays import FrozenArray, PackedMask
 from maskc.errors import MaskArgumentError
 from maskc.expr import (
-    And,
     Blocks,
-    Causal,
-    Chunked,
-    ChunkedCausal,
     Dense,
     Diagonals,
     Empty,
@@ -71,12 +67,6 @@ def strips_constant(mask: Strips, _: Shape) -> Mask | None:
     """A strip form that is True everywhere is Full, and one that is True nowhere is Empty."""
     value = mask.value()
     return None if value is None else Full() if value else Empty()
-
-
-@rule(ChunkedCausal)
-def chunked_causal(mask: ChunkedCausal, _: Shape) -> Mask | None:
-    """`ChunkedCausal(n) = Chunked(n) & Causal()`."""
-    return And((Chunked(mask.chunk, mask.offset), Causal()))
 
 
 @rule(*(kind for kind in STRIP_LEAVES if kind not in {Full, Empty}))
@@ -149,7 +139,6 @@ def segments_numbered(mask: Segments, _: Shape) -> Mask | None:
 
 LEAF_RULES: tuple[Rule, ...] = (
     strips_constant,
-    chunked_causal,
     leaf_strips,
     bits_constant,
     blocks_tile,

@@ -19,6 +19,7 @@ from maskc.expr import (
     Blocks,
     Causal,
     Chunked,
+    ChunkedCausal,
     Diagonals,
     Documents,
     Empty,
@@ -33,7 +34,7 @@ from maskc.expr import (
     Segments,
     Strided,
 )
-from maskc.strips import PER_ROW, Strips, moved, normal, product
+from maskc.strips import PER_ROW, Strips, moved, normal, product, settled
 
 __all__ = ["STRIP_LEAVES", "band_of", "strips_of"]
 
@@ -136,12 +137,27 @@ def _made(
 
 
 def _chunked(leaf: Chunked, shape: Shape) -> Strips:
+    rows, starts, stops = _chunks(leaf, shape[0])
+    return _boxes(rows, starts, np.minimum(stops, shape[1]), shape[1])
+
+
+def _chunked_causal(leaf: ChunkedCausal, shape: Shape) -> Strips:
+    """In each chunk from its first key to the query's own."""
+    rows, starts, _ = _chunks(leaf, shape[0])
+    ends = np.zeros((len(starts), 4), np.int64)
+    ends[:, 0], ends[:, 1], ends[:, 3] = starts, starts + 1, 1
+    within = normal if shape[0] <= shape[1] else settled
+    return within(shape[1], rows, np.arange(len(rows)), ends)
+
+
+def _chunks(leaf: Chunked | ChunkedCausal, q_len: int) -> tuple[_Ints, _Ints, _Ints]:
+    """First rows of the chunks and the length; first and past-the-last token of each."""
     first = leaf.offset % leaf.chunk
-    rows = np.arange(first - leaf.chunk if first else 0, shape[0] + leaf.chunk, leaf.chunk)
-    rows[0], stops = 0, np.minimum(rows[1:], shape[1])
+    rows = np.arange(first - leaf.chunk if first else 0, q_len + leaf.chunk, leaf.chunk)
+    rows[0], stops = 0, rows[1:].copy()
     starts = rows[:-1].copy()
-    rows[-1] = shape[0]
-    return _boxes(rows, starts, stops, shape[1])
+    rows[-1] = q_len
+    return rows, starts, stops
 
 
 def _documents(leaf: Documents, shape: Shape) -> Strips:
@@ -342,6 +358,7 @@ STRIP_LEAVES: dict[type[Mask], Callable[[Any, Shape], Strips | None]] = {
     Rectangle: _rectangle,
     Prefix: _prefix,
     Chunked: _chunked,
+    ChunkedCausal: _chunked_causal,
     Documents: _documents,
     Segments: _segments,
     Queries: _queries,

@@ -42,6 +42,7 @@ __all__ = [
     "moved",
     "normal",
     "product",
+    "settled",
     "transposed",
 ]
 
@@ -83,8 +84,9 @@ class Strips(Mask):
     grain: tuple[int, int] = _POINT
 
     def __post_init__(self) -> None:
-        for array in self.arrays:
-            array.setflags(write=False)
+        self.rows.setflags(write=False)
+        self.ptr.setflags(write=False)
+        self.ends.setflags(write=False)
 
     @property
     def q_len(self) -> int:
@@ -228,8 +230,8 @@ def normal(keys: int, rows: Ints, ptr: Ints, ends: Ints, grain: tuple[int, int] 
         ends: [intervals, 4]; sorted within a strip, apart, not empty, inside the keys.
         grain: (queries, keys) of a tile.
     """
-    settled = compiled(strip_loops).is_normal if is_compiled(strip_loops) else _is_normal
-    if settled(rows, ptr, ends):
+    tested = compiled(strip_loops).is_normal if is_compiled(strip_loops) else _is_normal
+    if tested(rows, ptr, ends):
         return Strips(keys, rows, ptr, ends, grain)
 
     def fill(loops: Any, *out: Ints) -> None:
@@ -253,7 +255,9 @@ def _is_normal(rows: Ints, ptr: Ints, ends: Ints) -> bool:
     return not takes.any()
 
 
-def _settled(keys: int, rows: Ints, ptr: Ints, ends: Ints, grain: tuple[int, int]) -> Strips:
+def settled(
+    keys: int, rows: Ints, ptr: Ints, ends: Ints, grain: tuple[int, int] = _POINT
+) -> Strips:
     """`normal` of strips whose intervals may touch, and reach beyond the keys."""
     if _are_apart(keys, rows, ptr, ends):
         return normal(keys, rows, ptr, ends, grain)
@@ -367,7 +371,7 @@ def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
     if below > 0:
         rows[-1] = q
     if right < 0 or right + mask.keys > kv:
-        return _settled(kv, rows, ptr, ends, grain)
+        return settled(kv, rows, ptr, ends, grain)
     if cut or joins:
         return normal(kv, rows, ptr, ends, grain)
     return Strips(kv, rows, ptr, ends, grain)
@@ -412,7 +416,7 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
         return Strips(outer.keys, *outer.arrays, (q, kv))
     outer, inner = outer.fine, inner.fine
     tiled = _tiled(outer, inner, PER_ROW * outer.q_len * inner.q_len)
-    return None if tiled is None else _settled(outer.keys * inner.keys, *tiled, _POINT)
+    return None if tiled is None else settled(outer.keys * inner.keys, *tiled)
 
 
 def _tiled(outer: Strips, inner: Strips, most: int) -> tuple[Ints, Ints, Ints] | None:
