@@ -143,7 +143,7 @@ def _reach(bands: Ints, ptr: Ints, runs: Ints, b: int, reach: Ints) -> None:
 
 @loop
 def _find_repeats(
-    bands: Ints, ptr: Ints, runs: Ints, height: int, reach: Ints, repeats: Ints
+    bands: Ints, ptr: Ints, runs: Ints, height: int, columns: int, reach: Ints, repeats: Ints
 ) -> None:
     """Which columns repeat others, because a band of rows that moves is all that they meet.
 
@@ -156,6 +156,7 @@ def _find_repeats(
         ptr: where each row's runs begin.
         runs: (start, stop, number) of each.
         height: lines of each mask.
+        columns: columns of each.
         reach: [bands, 2], room.
         repeats: to fill: (first column, columns that it and the next have, times, the first period
             of rows that has nothing before or after these columns, and one past the last). 0 times
@@ -170,10 +171,10 @@ def _find_repeats(
         step, count = bands[b, 4], bands[b, 3]
         repeats[b, 0] = max(right, reach[b, 1] - step)
         right = max(right, reach[b, 1] + (count - 1) * step)
-    left = 1 << 30
+    left = columns
     for b in range(len(bands) - 1, -1, -1):
         if b + 1 == len(bands) or bands[b + 1, 0] % height == 0:
-            left = 1 << 30  # of all lines below
+            left = columns  # of all lines below
         step, count, first = bands[b, 4], bands[b, 3], repeats[b, 0]
         stop = min(left, reach[b, 0] + count * step)
         left = min(left, reach[b, 0])
@@ -307,7 +308,7 @@ def turn(
     """
     changes = np.empty((4 * _widest(ptr) + 2, 4), np.int64)
     repeats, reach = np.empty((len(bands), 5), np.int64), np.empty((len(bands), 2), np.int64)
-    _find_repeats(bands, ptr, runs, height, reach, repeats)
+    _find_repeats(bands, ptr, runs, height, columns, reach, repeats)
     out_bands = np.empty((masks + 2 * len(bands), 5), np.int64)
     out_bands = out_bands[: _column_bands(bands, repeats, masks, height, columns, out_bands)]
     place = np.zeros(masks * columns, np.int64)  # the runs so far, then where the next is written

@@ -109,7 +109,7 @@ def test_columns_of_a_long_band_are_a_band():
 @given(banded(), st.data())
 def test_tables_of_bands_are_those_of_their_rows(case, data):
     blocks, grid = case
-    masks, height, columns = grid.shape
+    masks, height, _ = grid.shape
     shards = data.draw(st.sampled_from([n for n in (1, 2, 3) if height % n == 0]))
     heads = data.draw(st.lists(st.integers(0, masks - 1), min_size=2, max_size=4))
     heads = [0] * len(heads) if masks == 1 else [*range(masks), *heads]
@@ -120,6 +120,38 @@ def test_tables_of_bands_are_those_of_their_rows(case, data):
         downcast_smem_data=data.draw(st.booleans()),
         prefetch=data.draw(st.sampled_from(["jax", "keep"])),
     )
+    assert_tables(blocks, grid, heads, layout)
+
+
+@pytest.mark.parametrize("prefetch", ["jax", "keep"])
+@pytest.mark.parametrize("shrink_grid", [True, False])
+@pytest.mark.parametrize(
+    ("pattern", "step"),
+    [
+        ([[0, EMPTY, EMPTY], [FULL, 0, EMPTY], [FULL, FULL, 0]], 3),  # chunks
+        ([[0, FULL, FULL, 1]], 1),  # a window
+        ([[FULL, 0]], 3),  # columns that no row has
+        ([[FULL, FULL]], 1),
+    ],
+)
+def test_tables_of_long_bands(pattern, step, shrink_grid, prefetch):
+    """Something before the band and something after it."""
+    period, width = np.shape(pattern)
+    rows = np.full((period + 3, 70), EMPTY)
+    rows[0, :2] = FULL, 1
+    rows[1 : period + 1, 2 : width + 2] = pattern
+    rows[period + 1 :, 69] = 0, FULL
+    bands = [(0, 0, 1, 1, 0), (1, 1, period, 20, step), (1 + 20 * period, 1 + period, 2, 1, 0)]
+    blocks = MaskBlocks(np.array(bands), *runs_of(rows), np.zeros((2, 1, 1), np.uint8))
+    grid = numbers_of(blocks, 70)[None]
+    assert (turned(blocks, 1, 70).bands[:, 3] > 2).any()
+    layout = SplashLayout(shrink_grid=shrink_grid, prefetch=prefetch)
+    assert_tables(blocks, grid, [0], layout)
+
+
+def assert_tables(blocks, grid, heads, layout):
+    """Tables of bands must be those of their rows, which are held against JAX elsewhere."""
+    masks, height, columns = grid.shape
     size = BlockGrid(height, columns, 1, 1)
     rows = MaskBlocks.of_rows(*blocks.rows, blocks.bits, masks)
     for direction in ("fwd", "dkv"):

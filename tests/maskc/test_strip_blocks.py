@@ -10,6 +10,7 @@ from strip_strategies import SHAPES, arrays, read
 from maskc import Causal, Chunked, ChunkedCausal, Documents, Local, Prefix
 from maskc.canonical import canonical
 from maskc.strip_blocks import find_blocks
+from maskc.strips import normal
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -88,3 +89,15 @@ def test_strips_that_repeat_themselves_are_bands(data):
 def test_bands(mask, bands):
     form = canonical(mask, 256, 256)
     assert find_blocks([form], 4, 4).bands.tolist() == [list(band) for band in bands]
+
+
+def test_strips_of_other_slopes_are_no_cycle():
+    """Only their slopes tell these apart; every third is the same again."""
+    slopes = [(1, 1), (0, 1), (0, 1)] * 8
+    ends = [(16 * k, 16 * k + 4, *slope) for k, slope in enumerate(slopes)]
+    form = normal(400, 8 * np.arange(25), np.arange(25), ends)
+    dense = form.at(np.arange(192)[:, None], np.arange(400))
+    for block, period in ((2, 12), (4, 6), (8, 3)):
+        blocks = find_blocks([form], block, block)
+        assert [period, 8] in blocks.bands[:, 2:4].tolist()
+        assert_blocks(blocks, [dense], block, block)
