@@ -187,10 +187,8 @@ def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
             continue
         states = tables[STATE][rows].reshape(-1, nq * width)
         for number, (shard, own) in enumerate(zip(shards, widths, strict=True)):
-            loops, lines = (
-                loops_for(table_loops, shard.work),
-                (slabs.height, number * slabs.height, width),
-            )
+            loops = loops_for(table_loops, shard.work)
+            lines = slabs.height, number * slabs.height, width
             for kind, table in slabs.to_fill(tables):
                 loops.fill_rows(
                     kind, shard.bands, shard.ptr, shard.runs, slabs.masks[rows], lines, own,

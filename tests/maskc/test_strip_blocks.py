@@ -95,7 +95,7 @@ def test_strips_of_other_slopes_are_no_cycle():
     """Only their slopes tell these apart; every third is the same again."""
     slopes = [(1, 1), (0, 1), (0, 1)] * 8
     ends = [(16 * k, 16 * k + 4, *slope) for k, slope in enumerate(slopes)]
-    form = normal(400, 8 * np.arange(25), np.arange(25), ends)
+    form = normal(400, 8 * np.arange(25), np.arange(25), np.array(ends))
     dense = form.at(np.arange(192)[:, None], np.arange(400))
     for block, period in ((2, 12), (4, 6), (8, 3)):
         blocks = find_blocks([form], block, block)
