@@ -21,6 +21,7 @@ __all__ = ["list_blocks", "turn"]
 
 Ints = npt.NDArray[Any]
 
+_FAR = 1 << 30  # beyond any column
 _WORTH = 8  # columns that a band must save
 
 
@@ -94,16 +95,30 @@ def _stand(cells: Ints, start: int, period: int, count: int, width: int) -> None
 
 
 @loop
+def _run(runs: Ints, r: int, end: int, moving: int, further: int) -> tuple[int, int, int]:
+    """A run of a row, whose last is before `end` and which moves from `moving` on; far off if none.
+
+    Returns:
+        (start, stop, number).
+    """
+    if r >= end:
+        return _FAR, _FAR, EMPTY
+    if r < moving:
+        further = 0
+    return int(runs[r, 0]) + further, int(runs[r, 1]) + further, int(runs[r, 2])
+
+
+@loop
 def _changes(
     runs: Ints,
-    a: Any,
-    a_end: Any,
-    a_moving: Any,
-    a_at: int,
-    b: Any,
-    b_end: Any,
-    b_moving: Any,
-    b_at: int,
+    a: int,
+    a_end: int,
+    a_moving: int,
+    a_further: int,
+    b: int,
+    b_end: int,
+    b_moving: int,
+    b_further: int,
     out: Ints,
 ) -> int:
     """Where two rows differ: (start, stop, number above, number below), ascending.
@@ -113,31 +128,21 @@ def _changes(
         a: the first run of the row above.
         a_end: one past its last run.
         a_moving: the first of its runs that are moved.
-        a_at: how far they are to the right.
+        a_further: how far they are to the right.
         b: as `a` of the row below, as are the next three.
         b_end: one past its last run.
         b_moving: the first of its runs that are moved.
-        b_at: how far they are to the right.
+        b_further: how far they are to the right.
         out: to fill.
     """
     n, at = 0, 0
+    a_start, a_stop, a_number = _run(runs, a, a_end, a_moving, a_further)
+    b_start, b_stop, b_number = _run(runs, b, b_end, b_moving, b_further)
     while a < a_end or b < b_end:
-        a_further, b_further = a_at if a >= a_moving else 0, b_at if b >= b_moving else 0
-        if a < a_end and runs[a, 1] + a_further <= at:
-            a += 1
-            continue
-        if b < b_end and runs[b, 1] + b_further <= at:
-            b += 1
-            continue
-        above, below, stop = EMPTY, EMPTY, 1 << 30
-        if a < a_end:
-            inside = runs[a, 0] + a_further <= at
-            above = runs[a, 2] if inside else EMPTY
-            stop = min(stop, (runs[a, 1] if inside else runs[a, 0]) + a_further)
-        if b < b_end:
-            inside = runs[b, 0] + b_further <= at
-            below = runs[b, 2] if inside else EMPTY
-            stop = min(stop, (runs[b, 1] if inside else runs[b, 0]) + b_further)
+        above, below = a_number if a_start <= at else EMPTY, b_number if b_start <= at else EMPTY
+        a_turn = a_stop if a_start <= at else a_start
+        b_turn = b_stop if b_start <= at else b_start
+        stop = min(a_turn, b_turn)
         if above != below:
             out[n, 0] = at
             out[n, 1] = stop
@@ -145,6 +150,12 @@ def _changes(
             out[n, 3] = below
             n += 1
         at = stop
+        if a_stop <= at:
+            a += 1
+            a_start, a_stop, a_number = _run(runs, a, a_end, a_moving, a_further)
+        if b_stop <= at:
+            b += 1
+            b_start, b_stop, b_number = _run(runs, b, b_end, b_moving, b_further)
     return n
 
 
@@ -262,7 +273,13 @@ def _turn(
     """
     above, above_end, above_moving, above_at = 0, 0, 0, 0
     for b in range(len(bands)):
-        line, row, period, count, step, still = bands[b]
+        line, row, period, count = (
+            int(bands[b, 0]),
+            int(bands[b, 1]),
+            int(bands[b, 2]),
+            int(bands[b, 3]),
+        )
+        step, still = int(bands[b, 4]), int(bands[b, 5])
         mask = line // height
         line -= mask * height
         left = mask * columns
@@ -273,7 +290,7 @@ def _turn(
         k = 0
         while k < count:
             if repeats[b, 2] and k == repeats[b, 3]:
-                first, stands = ptr[row], ptr[row] + still
+                first, stands = int(ptr[row]), int(ptr[row]) + still
                 n = _changes(
                     runs, above, above_end, above_moving, above_at,
                     first, stands, stands, 0, changes,
@@ -283,7 +300,7 @@ def _turn(
                 k = repeats[b, 4]
                 continue
             for i in range(period):
-                below, below_end, below_at = ptr[row + i], ptr[row + i + 1], k * step
+                below, below_end, below_at = int(ptr[row + i]), int(ptr[row + i + 1]), k * step
                 moving = below + still
                 n = _changes(
                     runs, above, above_end, above_moving, above_at,
