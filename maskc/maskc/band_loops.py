@@ -1,9 +1,11 @@
 """Bands of lines of blocks, and what every loop over them needs.
 
-A band is a row (line, row, period, count, step) of an int64 [bands, 5] array: from line `line` on,
-`period` lines are as the runs of the rows from `row` on say, and then `count` - 1 times as many
-lines repeat them, each time `step` columns further to the right. Bands are ascending and without
-gaps, and none goes on from one mask into the next.
+A band is a row (line, row, period, count, step, still) of an int64 [bands, 6] array: from line
+`line` on, `period` lines are as the runs of the rows from `row` on say, and then `count` - 1 times
+as many lines repeat them, each time `step` columns further to the right, but for the first `still`
+runs of each, which stand still. Bands are ascending and without gaps, and none goes on from one
+mask into the next. Where `still` is not 0, the period is 1, and a column lies between the runs that
+stand still and those that move.
 
 Plain functions over arrays, in the subset of Python that numba compiles (see `jit`).
 """
@@ -109,13 +111,14 @@ def expand(bands: Ints, ptr: Ints, runs: Ints, out_ptr: Ints, out_runs: Ints) ->
     n = 0
     out_ptr[0] = 0
     for b in range(len(bands)):
-        row, period, step = bands[b, 1], bands[b, 2], bands[b, 4]
+        row, period, step, still = bands[b, 1], bands[b, 2], bands[b, 4], bands[b, 5]
         line = bands[b, 0]
         for k in range(bands[b, 3]):
             for i in range(row, row + period):
                 for r in range(ptr[i], ptr[i + 1]):
-                    out_runs[n, 0] = runs[r, 0] + k * step
-                    out_runs[n, 1] = runs[r, 1] + k * step
+                    further = k * step if r >= ptr[i] + still else 0
+                    out_runs[n, 0] = runs[r, 0] + further
+                    out_runs[n, 1] = runs[r, 1] + further
                     out_runs[n, 2] = runs[r, 2]
                     n += 1
                 line += 1

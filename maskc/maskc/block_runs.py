@@ -32,11 +32,12 @@ class MaskBlocks:
     """The blocks of one mask or several of the same lengths, in one blocking.
 
     Attributes:
-        bands: int64 [bands, 5], (line, row, period, count, step): the lines `line` to `line +
-            period * count - 1` are the rows `row` to `row + period - 1`, `count` times, each time
-            moved by `step` more columns. Lines are rows of blocks, mask after mask; bands are
-            ascending and without gaps, and each is of one mask. The step is 0 or more; it is 0
-            where there are no blocks.
+        bands: int64 [bands, 6], (line, row, period, count, step, still): the lines `line` to `line
+            + period * count - 1` are the rows `row` to `row + period - 1`, `count` times, each time
+            moved by `step` more columns, but for the first `still` runs of each. Lines are rows of
+            blocks, mask after mask; bands are ascending and without gaps, and each is of one mask.
+            The step is 0 or more; it is 0 where there are no blocks. Where `still` is not 0 the
+            period is 1, some runs do move, and at least a column lies between them and the others.
         ptr: int64 [rows + 1], where each row's runs begin.
         runs: int32 [runs, 3], (start, stop, number): the block columns start to stop - 1, all of
             them full where the number is `FULL`, else all of them the partial block `number`.
@@ -60,13 +61,13 @@ class MaskBlocks:
     ) -> MaskBlocks:
         """Blocks whose rows are all there, as many for each of the masks."""
         height = (len(ptr) - 1) // masks
-        bands = [(first, first, height, 1, 0) for first in range(0, len(ptr) - 1, height)]
+        bands = [(first, first, height, 1, 0, 0) for first in range(0, len(ptr) - 1, height)]
         return cls(np.array(bands), ptr, runs, bits)
 
     @property
     def lines(self) -> int:
         """Rows of blocks, those of all masks."""
-        line, _, period, count, _ = self.bands[-1].tolist()
+        line, _, period, count, _, _ = self.bands[-1].tolist()
         return int(line + period * count)
 
     @property
@@ -86,7 +87,7 @@ class MaskBlocks:
         """`(ptr, runs)` of every line, those that repeat others too."""
         if len(self.ptr) == self.lines + 1:
             return self.ptr, self.runs
-        _, row, period, count, _ = self.bands.T
+        _, row, period, count, _, _ = self.bands.T
         found = int(((self.ptr[row + period] - self.ptr[row]) * count).sum())
         ptr, runs = np.empty(self.lines + 1, np.int64), np.empty((found, 3), np.int32)
         loops = loops_for(band_loops, 2 * (len(ptr) + len(runs)))

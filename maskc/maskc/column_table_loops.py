@@ -64,7 +64,7 @@ def grid_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, masks: Ints, out: 
 @loop
 def _firsts(kind: int, bands: Ints, ptr: Ints, runs: Ints, b: int, top: int, out: Ints) -> None:
     """The value of each column's first block that has one, -1 if none."""
-    line, row, period, count, step = bands[b]
+    line, row, period, count, step, _ = bands[b]
     for k in range(count):
         for i in range(period):
             value = -1
@@ -128,13 +128,14 @@ def _fill_grid(
     kind: int, bands: Ints, ptr: Ints, runs: Ints, b: int, top: int, carry: Ints, out: Ints
 ) -> None:
     """Write the lines of a band, the first line of `out` being `top`."""
-    line, row, period, count, step = bands[b]
+    line, row, period, count, step, still = bands[b]
     for at in range(period * count - 1, -1, -1):
         i = line - top + at
-        own, further = row + at % period, at // period * step
+        own, moved = row + at % period, at // period * step
         if kind == STATE:
             carry[:] = 0
         for r in range(ptr[own], ptr[own + 1]):
+            further = moved if r >= ptr[own] + still else 0
             start, stop, number = runs[r, 0] + further, runs[r, 1] + further, runs[r, 2]
             if kind == DATA:
                 fill(carry, start, stop, i)
@@ -164,7 +165,7 @@ def column_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, out: Ints) -> No
     """
     carry = max(first_value(kind, bands, ptr, runs, 0, len(out)), 0)
     for b in range(len(bands) - 1, -1, -1):
-        line, row, period, count, step = bands[b]
+        line, row, period, count, step, _ = bands[b]
         for k in range(count - 1, -1, -max(count - 1, 1)):
             for i in range(period - 1, -1, -1):
                 out[line + k * period + i] = carry
@@ -199,7 +200,7 @@ def column_turns(bands: Ints, ptr: Ints, runs: Ints, own: int) -> Any:
     turns = np.empty((2 * (len(runs) + len(ptr)), 3), np.int64)
     for write in range(2):
         for b in range(len(bands)):
-            line, row, period, count, step = bands[b]
+            line, row, period, count, step, _ = bands[b]
             for k in range(0, count, max(count - 1, 1)):
                 for i in range(period):
                     column, first, last = line + k * period + i, ptr[row + i], ptr[row + i + 1]
@@ -298,7 +299,7 @@ def _pieces(bands: Ints, columns: int, pieces: Ints) -> int:
     """Write (start, stop) of the columns that are not copies; how many pieces they are."""
     n, stop = 0, 0
     for b in range(len(bands)):
-        line, _, period, count, _ = bands[b]
+        line, _, period, count, _, _ = bands[b]
         if count > 2:
             pieces[n, 0] = stop
             pieces[n, 1] = line + period
@@ -367,7 +368,7 @@ def fill_columns(
                 fill(out[p], start, first, 0)
                 fill(out[p], last, stop, 0)
     for b in range(len(bands)):
-        _copy(kind, bands, ptr, runs, b, own, zeros, states, out)
+        _copy(kind, bands, ptr, runs, b, own, zeros, blank, states, out)
     for p in range(own, len(out)):  # JAX extends narrow shards with their last entries
         if kind == STATE:
             fill(out[p], 0, columns, 0)
@@ -384,11 +385,12 @@ def _copy(
     b: int,
     own: int,
     zeros: bool,
+    blank: bool,
     states: Ints,
     out: Ints,
 ) -> None:
     """Copy the first period of a band to all but the last."""
-    line, row, period, count, step = bands[b]
+    line, row, period, count, step, _ = bands[b]
     if count < 3:
         return
     tallest = 0
@@ -398,9 +400,10 @@ def _copy(
             blocks += runs[r, 1] - runs[r, 0]
         tallest = max(tallest, blocks)
     left, right = line + period, line + period * (count - 1)
-    for p in range(own - tallest if zeros else 0):
+    top = own - tallest if zeros else 0
+    for p in range(0 if blank else top):
         fill(out[p], left, right, 0)
-    for p in range(own - tallest if zeros else 0, own if zeros else len(out)):
+    for p in range(top, own if zeros else len(out)):
         repeat(out[p], line, period, count - 1, step if kind == DATA else 0)
         if zeros and kind == DATA:
             clear(out[p, left:right], states[p, left:right])

@@ -206,8 +206,10 @@ def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
         shards = [turned(part, masks, nk) for part in parts]
     heights = [shard.sizes[2] if slabs.shrunk else height for shard in shards]
     tall, largest = max(heights), max(shard.sizes[3] for shard in shards)
-    # all zeros at once are at the speed of memory, but a table of copies is written whole anyway
-    zeros = slabs.shrunk and all(2 * len(shard.ptr) > nk for shard in shards)
+    # zeros are fastest all at once, but copies and little padding are as well written just once
+    found = sum(sum(shard.sizes[:2]) for shard in shards)
+    copied = sum(len(shard.ptr) for shard in shards) < nk // 2
+    zeros = slabs.shrunk and not (copied and 2 * found > tall * nk * len(shards))
     tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest, zeros=zeros)
     fill = _shrunk_columns if slabs.shrunk else _grid_columns
     for rows, same in slabs.heads():

@@ -75,7 +75,7 @@ def _joined(parts: Sequence[MaskBlocks]) -> MaskBlocks:
         renumbered, partial = part.runs.copy(), part.runs[:, 2] >= 0
         renumbered[partial, 2] = np.array(known, np.int32)[part.runs[partial, 2]]
         rows = sum(len(ptr) for ptr in ptrs) - 1
-        bands.append(part.bands + np.array([lines, rows, 0, 0, 0]))
+        bands.append(part.bands + np.array([lines, rows, 0, 0, 0, 0]))
         runs.append(renumbered)
         ptrs.append(part.ptr[1:] + ptrs[-1][-1])
         lines += part.lines

@@ -21,6 +21,7 @@ __all__ = ["list_blocks", "turn"]
 
 Ints = npt.NDArray[Any]
 
+_FAR = 1 << 30  # beyond any column
 _WORTH = 8  # columns that a band must save
 
 
@@ -70,16 +71,55 @@ def list_blocks(
             repeat(partial_ptr, line + 1, period, count, more_partial)
             repeat(partial_idx, first_partial, more_partial, count, step)
             repeat(partial_id, first_partial, more_partial, count, 0)
+            for r in range(ptr[row], ptr[row] + bands[b, 5]):
+                width = runs[r, 1] - runs[r, 0]
+                if runs[r, 2] == FULL:
+                    _stand(full_idx, first_full, more, count, width)
+                    first_full += width
+                else:
+                    _stand(partial_idx, first_partial, more_partial, count, width)
+                    first_partial += width
             full += (count - 1) * more
             partial += (count - 1) * more_partial
+
+
+@loop
+def _stand(cells: Ints, start: int, period: int, count: int, width: int) -> None:
+    """Some cells of a period are the same in all of them."""
+    for k in range(1, count):
+        for at in range(start, start + width):
+            cells[k * period + at] = cells[at]
 
 
 # --- columns ------------------------------------------------------------------------------------
 
 
 @loop
+def _run(runs: Ints, r: int, end: int, moving: int, further: int) -> tuple[int, int, int]:
+    """A run of a row, whose last is before `end` and which moves from `moving` on; far off if none.
+
+    Returns:
+        (start, stop, number).
+    """
+    if r >= end:
+        return _FAR, _FAR, EMPTY
+    if r < moving:
+        further = 0
+    return int(runs[r, 0]) + further, int(runs[r, 1]) + further, int(runs[r, 2])
+
+
+@loop
 def _changes(
-    runs: Ints, a: Any, a_end: Any, a_at: int, b: Any, b_end: Any, b_at: int, out: Ints
+    runs: Ints,
+    a: int,
+    a_end: int,
+    a_moving: int,
+    a_further: int,
+    b: int,
+    b_end: int,
+    b_moving: int,
+    b_further: int,
+    out: Ints,
 ) -> int:
     """Where two rows differ: (start, stop, number above, number below), ascending.
 
@@ -87,29 +127,22 @@ def _changes(
         runs: (start, stop, number) of each.
         a: the first run of the row above.
         a_end: one past its last run.
-        a_at: how far the row above is to the right of its runs.
-        b: as `a` of the row below, as are the next two.
+        a_moving: the first of its runs that are moved.
+        a_further: how far they are to the right.
+        b: as `a` of the row below, as are the next three.
         b_end: one past its last run.
-        b_at: how far it is to the right.
+        b_moving: the first of its runs that are moved.
+        b_further: how far they are to the right.
         out: to fill.
     """
     n, at = 0, 0
+    a_start, a_stop, a_number = _run(runs, a, a_end, a_moving, a_further)
+    b_start, b_stop, b_number = _run(runs, b, b_end, b_moving, b_further)
     while a < a_end or b < b_end:
-        if a < a_end and runs[a, 1] + a_at <= at:
-            a += 1
-            continue
-        if b < b_end and runs[b, 1] + b_at <= at:
-            b += 1
-            continue
-        above, below, stop = EMPTY, EMPTY, 1 << 30
-        if a < a_end:
-            inside = runs[a, 0] + a_at <= at
-            above = runs[a, 2] if inside else EMPTY
-            stop = min(stop, (runs[a, 1] if inside else runs[a, 0]) + a_at)
-        if b < b_end:
-            inside = runs[b, 0] + b_at <= at
-            below = runs[b, 2] if inside else EMPTY
-            stop = min(stop, (runs[b, 1] if inside else runs[b, 0]) + b_at)
+        above, below = a_number if a_start <= at else EMPTY, b_number if b_start <= at else EMPTY
+        a_turn = a_stop if a_start <= at else a_start
+        b_turn = b_stop if b_start <= at else b_start
+        stop = min(a_turn, b_turn)
         if above != below:
             out[n, 0] = at
             out[n, 1] = stop
@@ -117,6 +150,12 @@ def _changes(
             out[n, 3] = below
             n += 1
         at = stop
+        if a_stop <= at:
+            a += 1
+            a_start, a_stop, a_number = _run(runs, a, a_end, a_moving, a_further)
+        if b_stop <= at:
+            b += 1
+            b_start, b_stop, b_number = _run(runs, b, b_end, b_moving, b_further)
     return n
 
 
@@ -131,14 +170,16 @@ def _widest(ptr: Ints) -> int:
 
 @loop
 def _reach(bands: Ints, ptr: Ints, runs: Ints, b: int, reach: Ints) -> None:
-    """The first column of the lines that a band repeats, and one past the last."""
-    left, right = 1 << 30, 0
+    """The first column of the lines that a band repeats, of what moves of them, and the end."""
+    left, moving, right, still = 1 << 30, 1 << 30, 0, bands[b, 5]
     for row in range(bands[b, 1], bands[b, 1] + bands[b, 2]):
         if ptr[row] < ptr[row + 1]:
             left = min(left, runs[ptr[row], 0])
+            moving = min(moving, runs[ptr[row] + still, 0])
             right = max(right, runs[ptr[row + 1] - 1, 1])
     reach[b, 0] = left
-    reach[b, 1] = right
+    reach[b, 1] = moving
+    reach[b, 2] = right
 
 
 @loop
@@ -147,9 +188,9 @@ def _find_repeats(
 ) -> None:
     """Which columns repeat others, because a band of rows that moves is all that they meet.
 
-    A band's lines have columns a to b, and after k periods of p lines a + k s to b + k s. Between
-    b - s and a + count s, a column has in every line what the column s to its left has p lines
-    above, as far as no line outside of the band has anything there.
+    What moves of a band has columns a to b, and after k periods of p lines a + k s to b + k s.
+    Between b - s and a + count s, a column has in every line what the column s to its left has p
+    lines above, as far as nothing else has anything there.
 
     Args:
         bands: bands of rows.
@@ -157,7 +198,7 @@ def _find_repeats(
         runs: (start, stop, number) of each.
         height: lines of each mask.
         columns: columns of each.
-        reach: [bands, 2], room.
+        reach: [bands, 3], room.
         repeats: to fill: (first column, columns that it and the next have, times, the first period
             of rows that has nothing before or after these columns, and one past the last). 0 times
             where a band has none.
@@ -168,23 +209,25 @@ def _find_repeats(
     for b in range(len(bands)):
         if bands[b, 0] % height == 0:
             right = 0  # of all lines above
-        step, count = bands[b, 4], bands[b, 3]
-        repeats[b, 0] = max(right, reach[b, 1] - step)
-        right = max(right, reach[b, 1] + (count - 1) * step)
+        step, count, still = bands[b, 4], bands[b, 3], bands[b, 5]
+        repeats[b, 0] = max(right, reach[b, 2] - step)
+        if still:
+            repeats[b, 0] = max(repeats[b, 0], runs[ptr[bands[b, 1]] + still - 1, 1])
+        right = max(right, reach[b, 2] + (count - 1) * step)
     left = columns
     for b in range(len(bands) - 1, -1, -1):
         if b + 1 == len(bands) or bands[b + 1, 0] % height == 0:
             left = columns  # of all lines below
         step, count, first = bands[b, 4], bands[b, 3], repeats[b, 0]
-        stop = min(left, reach[b, 0] + count * step)
+        stop = min(left, reach[b, 1] + count * step)
         left = min(left, reach[b, 0])
         repeats[b, 2] = 0
         if step and first + step + _WORTH <= stop:
             times = (stop - first) // step
             repeats[b, 1] = step
             repeats[b, 2] = times
-            repeats[b, 3] = -(-(first + step - reach[b, 0]) // step)
-            repeats[b, 4] = (first + times * step - reach[b, 1]) // step + 1
+            repeats[b, 3] = -(-(first + step - reach[b, 1]) // step)
+            repeats[b, 4] = (first + times * step - reach[b, 2]) // step + 1
             if repeats[b, 3] >= repeats[b, 4]:
                 repeats[b, 2] = 0
 
@@ -228,9 +271,15 @@ def _turn(
     A column's run begins and ends where two neighbouring rows differ in it, so this costs the
     changes from row to row, and not the blocks.
     """
-    above, above_end, above_at = 0, 0, 0
+    above, above_end, above_moving, above_at = 0, 0, 0, 0
     for b in range(len(bands)):
-        line, row, period, count, step = bands[b]
+        line, row, period, count = (
+            int(bands[b, 0]),
+            int(bands[b, 1]),
+            int(bands[b, 2]),
+            int(bands[b, 3]),
+        )
+        step, still = int(bands[b, 4]), int(bands[b, 5])
         mask = line // height
         line -= mask * height
         left = mask * columns
@@ -241,15 +290,23 @@ def _turn(
         k = 0
         while k < count:
             if repeats[b, 2] and k == repeats[b, 3]:
-                n = _changes(runs, above, above_end, above_at, 0, 0, 0, changes)
+                first, stands = int(ptr[row]), int(ptr[row]) + still
+                n = _changes(
+                    runs, above, above_end, above_moving, above_at,
+                    first, stands, stands, 0, changes,
+                )  # fmt: skip
                 _apply(changes, n, line + k * period, height, place, left, out, write)
-                above, above_end = 0, 0
+                above, above_end, above_moving = first, stands, stands
                 k = repeats[b, 4]
                 continue
             for i in range(period):
-                below, below_end, below_at = ptr[row + i], ptr[row + i + 1], k * step
-                n = _changes(runs, above, above_end, above_at, below, below_end, below_at, changes)
-                above, above_end, above_at = below, below_end, below_at
+                below, below_end, below_at = int(ptr[row + i]), int(ptr[row + i + 1]), k * step
+                moving = below + still
+                n = _changes(
+                    runs, above, above_end, above_moving, above_at,
+                    below, below_end, moving, below_at, changes,
+                )  # fmt: skip
+                above, above_end, above_moving, above_at = below, below_end, moving, below_at
                 _apply(changes, n, line + k * period + i, height, place, left, out, write)
             k += 1
 
@@ -286,6 +343,7 @@ def _band(bands: Ints, at: int, line: int, row: int, period: int, count: int, st
     bands[at, 2] = period
     bands[at, 3] = count
     bands[at, 4] = step
+    bands[at, 5] = 0
     return row + period
 
 
@@ -307,14 +365,14 @@ def turn(
         `(bands, ptr, runs)` of the columns.
     """
     changes = np.empty((4 * _widest(ptr) + 2, 4), np.int64)
-    repeats, reach = np.empty((len(bands), 5), np.int64), np.empty((len(bands), 2), np.int64)
+    repeats, reach = np.empty((len(bands), 5), np.int64), np.empty((len(bands), 3), np.int64)
     _find_repeats(bands, ptr, runs, height, columns, reach, repeats)
-    out_bands = np.empty((masks + 2 * len(bands), 5), np.int64)
+    out_bands = np.empty((masks + 2 * len(bands), 6), np.int64)
     out_bands = out_bands[: _column_bands(bands, repeats, masks, height, columns, out_bands)]
     place = np.zeros(masks * columns, np.int64)  # the runs so far, then where the next is written
     stored = 0
     for b in range(len(out_bands)):
-        line, _, period, count, _ = out_bands[b]
+        line, _, period, count, _, _ = out_bands[b]
         place[line + period : line + period * count] = -1
         stored += period
     out = np.empty((0, 3), np.int32)

@@ -335,6 +335,19 @@ def _slope(ptr: Ints, ends: Ints, strip: int) -> int:
 
 
 @loop
+def _standing(ptr: Ints, ends: Ints, strip: int) -> int:
+    """How many of a strip's intervals stand still, if they are the first and the others move."""
+    first, last = ptr[strip], ptr[strip + 1]
+    i = first
+    while i < last and ends[i, 2] == 0 and ends[i, 3] == 0:
+        i += 1
+    for j in range(i, last):
+        if ends[j, 2] == 0 or ends[j, 3] == 0:
+            return 0
+    return int(i - first) if i < last else 0
+
+
+@loop
 def _cycle(rows: Ints, ptr: Ints, ends: Ints, strip: int) -> tuple[int, int, int]:
     """How strips repeat themselves from one on that has intervals.
 
@@ -386,8 +399,8 @@ def _announce(
     rows: Ints, ptr: Ints, ends: Ints, sizes: tuple[int, int], start: Ints, bands: Ints
 ) -> None:
     """Begin a band, or go on with the last one. The rows up to `start[LAST]` are to be found."""
-    block_q, i, strip = sizes[0], start[ROW], start[STRIP]
-    period, count, step = 0, 1, 0
+    (block_q, block_kv), i, strip = sizes, start[ROW], start[STRIP]
+    period, count, step, gap = 0, 1, 0, 0
     if i * block_q >= start[LOOK]:
         start[LOOK] = rows[strip + 1]
         if i * block_q >= start[CYCLES]:
@@ -397,6 +410,15 @@ def _announce(
         slope = _slope(ptr, ends, strip)
         if count == 1 and slope >= 0:
             period, count, step = _blocks(i, rows[strip + 1], 1, slope, sizes)
+        still = _standing(ptr, ends, strip)
+        if count == 1 and still and block_q % block_kv == 0:
+            moving = ptr[strip] + still
+            gap = (ends[moving - 1, 1] - 1) // block_kv + 1  # a column that nothing may have
+            apart = rows[strip] + (gap + 1) * block_kv - ends[moving, 0]  # from this row on
+            if apart <= i * block_q:
+                period, count, step = _blocks(i, rows[strip + 1], 1, 1, sizes)
+            elif apart < start[LOOK]:
+                start[LOOK] = apart
     b = start[BANDS]
     if count == 1:
         last = rows[len(rows) - 1]
@@ -411,6 +433,7 @@ def _announce(
     bands[b, 2] = period
     bands[b, 3] = count
     bands[b, 4] = step
+    bands[b, 5] = gap if count > 1 else 0  # until its rows are found
     start[BANDS] = b + 1
     start[LAST] = i + period
 
@@ -514,6 +537,10 @@ def find_runs(
             start[STORED] += 1
         band = start[BANDS] - 1
         if start[ROW] == start[LAST] and bands[band, 3] > 1:
+            first, gap, still = out_ptr[bands[band, 1]], bands[band, 5], 0
+            while gap and runs[first + still, 0] < gap:
+                still += 1
+            bands[band, 5] = still
             start[ROW] += bands[band, 2] * (bands[band, 3] - 1)
             start[LAST] = start[ROW]
     return 0

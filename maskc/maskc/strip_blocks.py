@@ -51,7 +51,7 @@ def find_blocks(
     loops = loops_for(strip_block_loops, 20 * (nq * len(masks) + strips))
     bank = block_bank_loops if loops is strip_block_loops else compiled(block_bank_loops)
     lines = nq * len(masks)
-    bands, ptr = np.empty((lines, 5), np.int64), np.empty(lines + 1, np.int64)
+    bands, ptr = np.empty((lines, 6), np.int64), np.empty(lines + 1, np.int64)
     ptr[0] = 0
     runs = np.empty((4 * (nq + strips), 3), np.int32)
     pool, pool_ptr = np.empty(1 << 14, np.int64), np.zeros(1 << 9, np.int64)

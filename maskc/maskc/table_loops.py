@@ -68,7 +68,8 @@ def _fill_line(
     runs: Ints,
     first: Any,
     last: Any,
-    further: int,
+    moving: Any,
+    step: int,
     own: int,
     shrunk: bool,
     keep: bool,
@@ -76,12 +77,13 @@ def _fill_line(
     carry: Any,
     cells: Ints,
 ) -> Any:
-    """Write the cells of a line with some runs, moved `further`; what comes before."""
+    """Write the cells of a line with some runs, moved from `moving` on; what comes before."""
     right = own
     if shrunk:
         right = _covered(runs, first, last)
         fill(cells, right, len(cells), carry if keep else 0)
     for r in range(last - 1, first - 1, -1):
+        further = step if r >= moving else 0
         start, stop, number = runs[r, 0] + further, runs[r, 1] + further, runs[r, 2]
         if shrunk:
             left = right - (stop - start)
@@ -105,6 +107,15 @@ def _fill_line(
 
 
 @loop
+def _stand(cells: Ints, start: int, width: int, lines: int, still: int) -> None:
+    """The first cells of some lines are those of the line below them."""
+    last = start + lines * width
+    for at in range(start, last, width):
+        for i in range(still):
+            cells[at + i] = cells[last + i]
+
+
+@loop
 def _fill_lines(
     kind: int,
     bands: Ints,
@@ -123,7 +134,7 @@ def _fill_lines(
     top, height, width = lines
     b = band_at(bands, top + height - 1)
     while b >= 0 and bands[b, 0] >= top:
-        line, row, period, count, step = bands[b]
+        line, row, period, count, step, still = bands[b]
         line -= top
         copies = (
             max(count - 2, 0) if shrunk and own == width else 0
@@ -133,15 +144,19 @@ def _fill_lines(
                 at, first, last = (line + k * period + i) * width, ptr[row + i], ptr[row + i + 1]
                 cells = out[at : at + width]
                 carry = _fill_line(
-                    kind, runs, first, last, k * step, own, shrunk, keep, iota, carry, cells
-                )
+                    kind, runs, first, last, first + still, k * step, own, shrunk, keep, iota,
+                    carry, cells,
+                )  # fmt: skip
         if copies:
             start, cells = line * width, period * width
             stop, less = start + (copies + 1) * cells, step if kind == DATA else 0
             repeat_before(out, stop, cells, copies + 1, less)
-            carry -= copies * less
             if less and not keep:
                 clear(out[start : stop - cells], states[start : stop - cells])
+            if still:
+                _stand(out, start, width, copies, _covered(runs, ptr[row], ptr[row] + still))
+            else:
+                carry -= copies * less
         b -= 1
     return carry
 

@@ -100,9 +100,14 @@ def test_lists_of_bands_are_those_of_their_rows(case):
 def test_columns_of_a_long_band_are_a_band():
     rows = np.full((1, 200), EMPTY)
     rows[0, :3] = 0, FULL, 1
-    bands = np.array([(0, 0, 1, 197, 1)])
+    bands = np.array([(0, 0, 1, 197, 1, 0)])
     columns = turned(MaskBlocks(bands, *runs_of(rows), np.zeros((2, 1, 1), np.uint8)), 1, 200)
-    assert columns.bands.tolist() == [[0, 0, 2, 1, 0], [2, 2, 1, 195, 1], [197, 3, 3, 1, 0]]
+    assert columns.bands[:, :5].tolist() == [
+        [0, 0, 2, 1, 0],
+        [2, 2, 1, 195, 1],
+        [197, 3, 3, 1, 0],
+    ]
+    assert not columns.bands[:, 5].any()
     assert len(columns.runs) == 1 + 2 + 3 + 2 + 1
 
 
@@ -126,22 +131,28 @@ def test_tables_of_bands_are_those_of_their_rows(case, data):
 @pytest.mark.parametrize("prefetch", ["jax", "keep"])
 @pytest.mark.parametrize("shrink_grid", [True, False])
 @pytest.mark.parametrize(
-    ("pattern", "step"),
+    ("pattern", "step", "still"),
     [
-        ([[0, EMPTY, EMPTY], [FULL, 0, EMPTY], [FULL, FULL, 0]], 3),  # chunks
-        ([[0, FULL, FULL, 1]], 1),  # a window
-        ([[FULL, 0]], 3),  # columns that no row has
-        ([[FULL, FULL]], 1),
+        ([[0, EMPTY, EMPTY], [FULL, 0, EMPTY], [FULL, FULL, 0]], 3, 0),  # chunks
+        ([[0, FULL, FULL, 1]], 1, 0),  # a window
+        ([[FULL, 0]], 3, 0),  # columns that no row has
+        ([[FULL, FULL]], 1, 0),
+        ([[0, EMPTY, 1, FULL, 1]], 1, 1),  # sinks
+        ([[FULL, FULL, 0, EMPTY, FULL]], 2, 2),
     ],
 )
-def test_tables_of_long_bands(pattern, step, shrink_grid, prefetch):
+def test_tables_of_long_bands(pattern, step, still, shrink_grid, prefetch):
     """Something before the band and something after it."""
     period, width = np.shape(pattern)
     rows = np.full((period + 3, 70), EMPTY)
     rows[0, :2] = FULL, 1
     rows[1 : period + 1, 2 : width + 2] = pattern
     rows[period + 1 :, 69] = 0, FULL
-    bands = [(0, 0, 1, 1, 0), (1, 1, period, 20, step), (1 + 20 * period, 1 + period, 2, 1, 0)]
+    bands = [
+        (0, 0, 1, 1, 0, 0),
+        (1, 1, period, 20, step, still),
+        (1 + 20 * period, 1 + period, 2, 1, 0, 0),
+    ]
     blocks = MaskBlocks(np.array(bands), *runs_of(rows), np.zeros((2, 1, 1), np.uint8))
     grid = numbers_of(blocks, 70)[None]
     assert (turned(blocks, 1, 70).bands[:, 3] > 2).any()

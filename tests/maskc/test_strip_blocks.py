@@ -77,13 +77,14 @@ def test_strips_that_repeat_themselves_are_bands(data):
 @pytest.mark.parametrize(
     ("mask", "bands"),
     {
-        Local(7, 0): [(0, 0, 2, 1, 0), (2, 2, 1, 62, 1)],
-        Local(7, 7): [(0, 0, 2, 1, 0), (2, 2, 1, 60, 1), (62, 3, 2, 1, 0)],
-        ChunkedCausal(16): [(0, 0, 4, 16, 4)],
-        ChunkedCausal(16) & Local(5): [(0, 0, 4, 16, 4)],
-        Chunked(2): [(0, 0, 1, 64, 1)],
-        Prefix(64): [(0, 0, 1, 64, 0)],
-        Documents([0, 128, 256]) & ~Causal(-1): [(0, 0, 64, 1, 0)],
+        Local(7, 0): [(0, 0, 2, 1, 0, 0), (2, 2, 1, 62, 1, 0)],
+        Local(7, 7): [(0, 0, 2, 1, 0, 0), (2, 2, 1, 60, 1, 0), (62, 3, 2, 1, 0, 0)],
+        ChunkedCausal(16): [(0, 0, 4, 16, 4, 0)],
+        ChunkedCausal(16) & Local(5): [(0, 0, 4, 16, 4, 0)],
+        Chunked(2): [(0, 0, 1, 64, 1, 0)],
+        Prefix(64): [(0, 0, 1, 64, 0, 0)],
+        Documents([0, 128, 256]) & ~Causal(-1): [(0, 0, 64, 1, 0, 0)],
+        Prefix(9) | Local(7, 0): [(0, 0, 6, 1, 0, 0), (6, 6, 1, 58, 1, 2)],
     }.items(),
 )
 def test_bands(mask, bands):
