@@ -25,7 +25,7 @@ from typing import Any, cast, final
 import numpy as np
 import numpy.typing as npt
 
-from maskc import strip_block_loops, strip_loops
+from maskc import block_range_loops, strip_loops
 from maskc.expr import Mask
 from maskc.jit import compiled, is_compiled, loops_for
 
@@ -175,10 +175,10 @@ class Strips(Mask):
         )
         for i, (top, bottom) in enumerate(zip(tops.tolist(), bottoms.tolist(), strict=True)):
             strip = int(np.searchsorted(form.rows, top, side="right")) - 1
-            n = strip_block_loops.classify(*form.arrays, strip, top, bottom, block_kv, room)
+            n = block_range_loops.classify(*form.arrays, strip, top, bottom, block_kv, room)
             for start, stop, what in room[2][:n].tolist():
                 some[i, start:stop] = True
-                every[i, start:stop] = what == strip_block_loops.FULL
+                every[i, start:stop] = what == block_range_loops.FULL
         return some, every
 
     def value(self) -> bool | None:
