@@ -180,8 +180,8 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
   and 1,032; tpu7x 1,094 and 1,206, or 1,004 and 1,073;
 - forward, v6e 512x512, one piece or two of 256 rows: head_dim 128 929 and 968, or 934 and 969;
 - forward, v6e 512x512, head_dim 256, where no column is left, weights summed by the unit across
-  lanes or by the vector units: 1,010 and 1,059, or 1,028 and 1,093 (512x1024 1,661 and 1,817, or
-  1,537 and 1,667); values multiplied 256 or 512 keys at a time: 1,010 and 1,059, or 1,013 and 1,060;
+  lanes or by the vector units: 1,013 and 1,060, or 1,028 and 1,093 (512x1024 1,661 and 1,817, or
+  1,537 and 1,667); values multiplied by 256 keys at a time besides: 1,010 and 1,059;
 - forward, v6e 512x512, float32, with the linear scheduler or without: 3,872 and 3,889, or 3,455 and
   3,545;
 - forward, v6e, XLA having turned the keys: 512x512 901 and 936, where 934 and 969; 1024x1024 2,387
