@@ -24,30 +24,36 @@ class PassBlocks(TypedDict):
 
 
 _Pair = tuple[int, int]
+_ByBytes = dict[int, tuple[_Pair, ...]]
 
-BLOCKS: dict[str, dict[int, tuple[_Pair, ...]]] = {
-    "v5e": {512: ((1024, 1024), (1024, 1024), (1024, 1024)), 1024: ((512, 512),) * 3},
-    "v5p": {512: ((1024, 1024), (1024, 1024), (1024, 1024)), 1024: ((512, 512),) * 3},
-    "v6e": {512: ((1024, 1024), (1024, 1024), (1024, 1024)), 1024: ((512, 512),) * 3},
-    "tpu7x": {512: ((1024, 1024), (1024, 1024), (1024, 1024)), 1024: ((512, 512),) * 3},
+_WIDE, _SQUARE = (1024, 1024), (512, 512)
+_NARROW_UNIT: _ByBytes = {256: (_WIDE,) * 3, 512: (_WIDE, _SQUARE, _SQUARE), 1024: (_SQUARE,) * 3}
+_WIDE_UNIT: _ByBytes = {512: (_WIDE,) * 3, 1024: (_SQUARE,) * 3}
+
+BLOCKS: dict[str, _ByBytes] = {
+    "v5e": _NARROW_UNIT,
+    "v5p": _NARROW_UNIT,
+    "v6e": _WIDE_UNIT,
+    "tpu7x": _WIDE_UNIT,
 }
 """By generation and by the most bytes of a head (head_dim x size of an element): blocks q x kv of
 the forward, dq and dkv passes. A fused backward pass has the blocks of dkv.
 
-From the compiler's schedules for head_dim 128 in bfloat16 (libtpu 0.0.52, jax 0.12; `python
-benchmarks/tpu.py blocks`): thousands of cycles per head of the four masks of docs/tpu-benchmarks.md
-together, in blocks of 512x512, 512x1024 and 1024x1024:
+From the compiler's schedules for bfloat16 (libtpu 0.0.52, jax 0.12; `python benchmarks/tpu.py
+measure` and `blocks` for every generation), in blocks of 512x512, 512x1024, 1024x512 and 1024x1024
+of head_dim 64, 128 and 256. docs/tpu-benchmarks.md has the whole table. Thousands of cycles per
+head of its four masks together, head_dim 128 and 256, in 512x512 and 1024x1024:
 
-- v5e: forward 11,565, 10,432, 9,797; dq 16,365, 15,961, 15,430; dkv 20,653, 20,549, 20,202;
-  fused 25,901, 25,672, 25,221;
-- v6e: forward 9,008, 6,711, 5,778; dq 10,103, 9,041, 8,274; dkv 11,826, 9,799, 8,983; fused
-  13,175, 11,343, 10,515;
-- tpu7x, cycles of one full block only: forward 1,009, 1,464, 2,500, so 1024x1024 takes 0.62 times
-  as long per score as 512x512;
-- v5p has v5e's matrix unit and takes its blocks; it was not measured.
+- v5e: forward 11,565 and 9,797, 20,520 and 18,731; fused 25,187 and 24,916, 47,808 and 49,225;
+- v5p: forward 11,573 and 9,824, 20,533 and 18,738; fused 25,162 and 24,906, 47,758 and 49,210;
+- v6e: forward 8,970 and 5,778, 9,724 and 6,628; fused 12,621 and 10,261, 15,134 and 13,408;
+- tpu7x: forward 9,729 and 6,324, 11,481 and 7,117; fused 13,012 and 10,366, 15,472 and 13,488.
 
-Heads of up to 512 bytes (bfloat16 to 256, float32 to 128) take up to 8.5 MiB of VMEM in blocks of
-1024x1024, larger ones 7.1 MiB in those of 512x512 (float32, 256).
+The matrix unit of v5e and v5p, 128 wide, is busy nearly always in the backward passes, and at
+head_dim 256 computes what 512x512 leaves out faster. Waiting for HBM is not in these figures.
+Not chosen by cycles: float32 has the blocks of the bfloat16 heads that take as many bytes, and
+heads of more than 512 bytes (float32 beyond 128, bfloat16 beyond 256) those of 512x512, in which
+float32 and head_dim 256 take 10.1 MiB of VMEM; bfloat16 takes 12.8 MiB in those of 1024x1024.
 """
 
 

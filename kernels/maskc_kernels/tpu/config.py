@@ -72,11 +72,12 @@ class Cut(NamedTuple):
         columns: most columns of scores per matrix product.
         rows: most rows.
         ahead: how many pieces' products are asked for before the softmax of the first.
-        linear: most scores of a block that the compiler's linear scheduler orders well.
+        linear: most scores of a bfloat16 block that the compiler's linear scheduler orders well.
+        whole: rows and columns of a bfloat16 block that is one piece after all.
         free: columns that a product with values takes in any case. If the values leave some of
             them, the forward pass sums its weights there.
-        unit: columns of the matrix unit. Where head_dim does not fill them, the sums of the pass
-            over keys have keys as their last axis.
+        unit: rows and columns of the matrix unit. Where head_dim does not fill them, the sums of
+            the pass over keys have keys as their last axis.
         board: write scores to VMEM before the softmax, and masks into them.
     """
 
@@ -84,12 +85,19 @@ class Cut(NamedTuple):
     rows: int
     ahead: int
     linear: int = 0
+    whole: tuple[int, int] | None = None
     free: int = 0
     unit: int = 1
     board: bool = False
 
+    def exact(self) -> Cut:
+        """The same for float32, whose products take six times as long."""
+        return self._replace(linear=0, whole=None)
+
     def shape(self, rows: int, columns: int) -> tuple[int, int]:
         """Rows and columns of the pieces of a block of scores."""
+        if (rows, columns) == self.whole:
+            return rows, columns
         return _divisor(rows, self.rows, LANES), _divisor(columns, self.columns, LANES)
 
     def early(self, rows: int, columns: int) -> int:
@@ -147,7 +155,7 @@ ORDERS = {
         fused=Cut(512, 512, 0, unit=128),
     ),
     6: Order(
-        forward=Cut(1024, 256, 1, linear=2**18, free=256, board=True),
+        forward=Cut(1024, 256, 1, linear=2**18, whole=(512, 512), free=256, unit=256, board=True),
         parts=Cut(512, 256, 2, board=True),
         dq=Cut(256, 512, 1),
         dkv=Cut(512, 256, 2, unit=256),
@@ -170,6 +178,15 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
 
 - forward, weights summed by the matrix unit or by the vector units: v6e 512x512 940 and 986, or 960
   and 1,032; tpu7x 1,094 and 1,206, or 1,004 and 1,073;
+- forward, v6e 512x512, one piece or two of 256 rows: head_dim 128 929 and 968, or 934 and 969;
+- forward, v6e 512x512, head_dim 256, where no column is left, weights summed by the unit across
+  lanes or by the vector units: 1,013 and 1,060, or 1,028 and 1,093 (512x1024 1,661 and 1,817, or
+  1,537 and 1,667); values multiplied by 256 keys at a time besides: 1,010 and 1,059;
+- forward, v6e 512x512, float32, with the linear scheduler or without: 3,872 and 3,889, or 3,455 and
+  3,545;
+- forward, v6e, XLA having turned the keys: 512x512 901 and 936, where 934 and 969; 1024x1024 2,387
+  and 2,548, where 2,409 and 2,546. Turning costs HBM as much as that saves where a block of keys
+  serves 9 or 25 blocks of queries, so keys stay as they are;
 - forward, v6e, scores and masks stored by the kernel, or spilled by the compiler and masks
   selected, in the same pieces: 512x512 937 and 967, or 940 and 988; before, in pieces of 256 x 512
   with two ahead, 512x1024 1,413 and 1,536, 1024x1024 2,481 and 2,702;
@@ -235,6 +252,8 @@ class KernelConfig:
         generation = 6 if self.interpret else _generation()
         named = {"columns": self.compute, "rows": self.rows, "ahead": self.ahead}
         given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        if given:
+            given["whole"] = None
         return Order(
             *(
                 cut._replace(**given)

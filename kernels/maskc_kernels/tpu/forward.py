@@ -38,7 +38,8 @@ class _Forward(NamedTuple):
     """The body of the pass.
 
     Attributes:
-        config: how to cut blocks.
+        cut: how to cut blocks.
+        parts: how to cut those that are not computed whole.
         soft_cap: cap on the scores to the base 2.
         sink: score to the base 2 that takes part in the sum.
         residuals: give the log-sum-exp too.
@@ -50,7 +51,8 @@ class _Forward(NamedTuple):
         spare: have the matrix unit sum the weights.
     """
 
-    config: KernelConfig
+    cut: Cut
+    parts: Cut
     soft_cap: float | None
     sink: jax.Array | None
     residuals: bool
@@ -71,8 +73,8 @@ class _Forward(NamedTuple):
         """Take one block into the softmax."""
         del first
 
-        block, order = (self.q.shape[1], self.k.shape[1]), self.config.order
-        cut = order.forward if mask.tiles is None else order.parts
+        block = self.q.shape[1], self.k.shape[1]
+        cut = self.cut if mask.tiles is None else self.parts
         height, width = cut.shape(*block)
         spare = spare_columns(width, self.v.shape[2], self.v.dtype) if self.spare else None
         nobody = None if self.board is None or mask.full else jnp.full((height, width), MASKED)
@@ -162,12 +164,16 @@ def forward(
     """
     heads, v_head_dim = sizes.heads, v.shape[-1]
 
-    order, block = config.order, (sizes.block_q, sizes.block_kv)
-    cut = order.forward
-    paths = Paths.of(order.parts, *block) if work.form.tiles else None
+    rounded, block = v.dtype == jnp.bfloat16, (sizes.block_q, sizes.block_kv)
+    cut, parts = config.order.forward, config.order.parts
+    if not rounded:
+        cut = cut.exact()
+    paths = Paths.of(parts, *block) if work.form.tiles else None
     # Summed there, weights are rounded to the dtype of values, which the log-sum-exp of float32
     # inputs must not see.
-    spare = v.dtype == jnp.bfloat16 and v_head_dim + -v_head_dim % LANES + LANES <= cut.free
+    spare = rounded and v_head_dim + -v_head_dim % LANES + LANES <= cut.free
+    linear = sizes.block_q * sizes.block_kv <= cut.linear
+    across = cut.unit if linear and not spare else 0
 
     def head(lane: jax.Array) -> jax.Array:
         return jax.lax.rem(lane, jnp.int32(heads))
@@ -175,16 +181,17 @@ def forward(
     def body(
         lane: jax.Array, extra: list[Ref], rows: list[Ref], cols: list[Ref], scratch: list[Ref]
     ) -> _Forward:
-        softmax, board = Softmax(*scratch[:3]), scratch[3:]
+        out, top, total, *board = scratch
         return _Forward(
-            config=config,
+            cut=cut,
+            parts=parts,
             soft_cap=soft_cap,
             sink=extra[0][head(lane)] if extra else None,
             residuals=residuals,
             q=rows[0],
             k=cols[0],
             v=cols[1],
-            softmax=softmax,
+            softmax=Softmax(out, top, total, across),
             board=board[0] if board else None,
             spare=spare,
         )
@@ -205,10 +212,10 @@ def forward(
         results=results,
         scratch=[
             *Softmax.scratch(sizes.block_q, v_head_dim),
-            *_board([cut] if paths is None else [cut, order.parts], block),
+            *_board([cut] if paths is None else [cut, parts], block),
         ],
         body=body,
-        linear=sizes.block_q * sizes.block_kv <= cut.linear,
+        linear=linear,
         paths=paths,
     )
     scalars = [] if sinks is None else [sinks]

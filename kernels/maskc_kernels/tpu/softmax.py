@@ -166,12 +166,16 @@ class Softmax(NamedTuple):
     Attributes:
         out: float32 [block_q, v_head_dim], the weighted sum of values, not yet divided.
         top: float32 [block_q, 128], the largest score so far, in every lane.
-        total: float32 [block_q, 128]; the sum over lanes is the sum of weights.
+        total: float32 [block_q, 128]; the sum over lanes is the sum of weights. With `across`
+            every lane has that.
+        across: have the unit that works across lanes sum the weights, and multiply values by them
+            so many keys at a time; 0 leaves both to the vector units and the compiler.
     """
 
     out: Ref
     top: Ref
     total: Ref
+    across: int = 0
 
     @classmethod
     def scratch(cls, block_q: int, v_head_dim: int) -> list[Any]:
@@ -194,9 +198,9 @@ class Softmax(NamedTuple):
         gathers is junk; the first real score then scales all that by 0.
 
         With `spare_columns`, the matrix unit sums the weights, in columns beside those of values
-        that it would leave idle; else the vector units do.
+        that it would leave idle; else the vector units do, or the one across lanes.
         """
-        width = v.shape[1]
+        keys, width = v.shape
         before, scores = self.top[rows], scores[...]
         top = jnp.maximum(before, scores.max(axis=1, keepdims=True))
         weights = jnp.exp2(scores - lanes(top, scores.shape[1]))
@@ -204,9 +208,15 @@ class Softmax(NamedTuple):
         self.top[rows] = top
         if spare is not None:
             v = jnp.concatenate([v, spare], axis=1)
-        gathered = dot(weights.astype(v.dtype), v, NN)
+        rounded, many = weights.astype(v.dtype), self.across or keys
+        products = [
+            dot(rounded[:, at : at + many], v[at : at + many], NN) for at in range(0, keys, many)
+        ]
+        gathered = sum(products[1:], products[0])
         if spare is not None:
             total = gathered[:, -LANES:]
+        elif self.across:
+            total = jnp.broadcast_to(weights.sum(axis=1, keepdims=True), before.shape)
         else:
             parts = [weights[:, at : at + LANES] for at in range(0, scores.shape[1], LANES)]
             total = sum(parts[1:], parts[0])
@@ -220,6 +230,8 @@ class Softmax(NamedTuple):
             sink: a score to the base 2 that takes part in the sum and has no value.
         """
         top, total = self.top[...], self.total[...].sum(axis=1, keepdims=True)
+        if self.across:
+            total *= 1 / LANES  # every lane has it
         # A maximum may pass over a NaN, a sum does not: bad inputs must not look like no inputs.
         dead = (top <= MASKED / 2) & (total < jnp.inf)
         decay: jax.Array | float = 1.0

@@ -419,11 +419,12 @@ def test_a_cap_keeps_huge_scores_finite(draw_inputs, tables_of):
     assert all(np.isfinite(x).all() for x in results[:5])
 
 
-@pytest.mark.parametrize("v_head_dim", [16, 130])
-def test_bfloat16(v_head_dim, check, tables_of):
+@pytest.mark.parametrize(("v_head_dim", "block"), [(16, 128), (130, 128), (130, 512)])
+def test_bfloat16(v_head_dim, block, check, tables_of):
     # The scale is rounded into q, weights and score gradients are rounded once per product. Where
-    # values leave columns of the matrix unit free (16), rounded weights are what is summed.
-    shape = Shape(256, 256, 2, 1, 16, v_head_dim, SQUARE)
+    # values leave columns of the matrix unit free (16), rounded weights are what is summed. Where
+    # they do not, values of a block of 512 are multiplied in two parts.
+    shape = Shape(256, 2 * block, 2, 1, 16, v_head_dim, {"block_q": block, "block_kv": block})
     plan = shape.compile([Local(left=111, right=3) - Prefix(10)])
     check(shape, plan, tables_of(plan), tolerance=2**-6, dtype="bfloat16")
 

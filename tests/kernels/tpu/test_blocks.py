@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -31,6 +33,23 @@ def test_wider_heads_take_smaller_blocks(generation):
         assert blocks == recommended_blocks(generation, head_dim=size // 4 - 1, dtype="float32")
         areas.append(blocks["block_q"] * blocks["block_kv"])
     assert areas == sorted(areas, reverse=True)
+
+
+def test_the_documented_cycles_are_least_in_them():
+    page = Path(__file__).parents[3] / "docs/tpu-benchmarks.md"
+    table = page.read_text().split("### Which blocks")[1]
+    blockings, *rows = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()
+        if line.startswith("| ")
+    )
+    # The fused pass takes the blocks of dkv.
+    names = {"forward": "", "dq": "_dq", "dkv": "_dkv", "fused": "_dkv"}
+    assert {row[0] for row in rows} == set(BLOCKS)
+    for generation, head_dim, which, *cycles in rows:
+        blocks = recommended_blocks(generation, head_dim=int(head_dim))
+        q, kv = (blocks[f"block_{side}{names[which]}"] for side in ("q", "kv"))
+        assert cycles[blockings[3:].index(f"{q} x {kv}")].endswith("*"), (generation, which)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from maskc_kernels.tpu.config import LANES, ORDERS, Cut
         (Cut(512, 512, 0), 384, 768, 384, 384),
         (Cut(256, 256, 0), 512, 1024, 256, 256),
         (Cut(300, 300, 0), 512, 512, 256, 256),
+        (Cut(512, 256, 0, whole=(512, 512)), 512, 512, 512, 512),
+        (Cut(512, 256, 0, whole=(512, 512)), 512, 1024, 256, 512),
+        (Cut(512, 256, 0, whole=(512, 512)).exact(), 512, 512, 256, 512),
     ],
 )
 def test_tiles_cover_the_block_once(cut, rows, columns, height, width):
@@ -48,3 +51,4 @@ def test_a_chip_can_be_overruled(generation, known, monkeypatch):
     assert KernelConfig().order == ORDERS[known]
     order = KernelConfig(ahead=2, compute=128, rows=256).order
     assert [cut[:3] for cut in order] == [(128, 256, 2)] * len(order)
+    assert [cut.shape(512, 512) for cut in order] == [(256, 128)] * len(order)
