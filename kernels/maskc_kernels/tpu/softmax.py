@@ -25,6 +25,9 @@ Products = TypeVar("Products")
 NN = (((1,), (0,)), ((), ()))
 NT = (((1,), (1,)), ((), ()))
 
+# jax 0.10 has it in `pl` only, and later ones want it taken from `pltpu`
+_reciprocal: Any = getattr(pltpu, "reciprocal", None) or pl.reciprocal
+
 
 def dot(x: jax.Array, y: jax.Array, axes: Any) -> jax.Array:
     """A matrix product with float32 sums; float32 inputs are multiplied exactly."""
@@ -241,7 +244,7 @@ class Softmax(NamedTuple):
             total = total * decay + jnp.exp2(sink - higher)
             top = higher
         # A sum that is not dead has a weight of 1: neither 0 nor huge.
-        factor = decay * pl.reciprocal(total, full_range=False)  # type: ignore[no-untyped-call]
+        factor = decay * _reciprocal(total, full_range=False)
         factor = lanes(jnp.where(dead, 0, factor), self.out.shape[1])
         out = jnp.where(factor == 0, 0, self.out[...] * factor)
         return out, jnp.where(dead, -jnp.inf, LN2 * (top + jnp.log2(total)))
