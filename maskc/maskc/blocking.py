@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from maskc_cache.plan import blocks_along
 
 __all__ = ["BlockGrid"]
 
 
-@dataclass(frozen=True, slots=True)
-class BlockGrid:
+class BlockGrid(NamedTuple):
     """The blocking of one mask: lengths and block sizes.
 
     Attributes:

@@ -73,13 +73,12 @@ def _plan(request: CompileRequest, progress: Progress, background: Background) -
         found[grid] = lower(masks, grid, advance, background)
         before += len(masks) * grid.nq
     fwd = _lists(found[fwd_grid], fwd_grid)
-    columns = turned(found[dkv_grid], len(masks), dkv_grid.nk)
+    columns, layout = turned(found[dkv_grid], len(masks), dkv_grid.nk), request.layout
 
     def tables(direction: Literal["fwd", "dkv"], grid: BlockGrid) -> SplashTables | None:
         if not request.splash:
             return None
-        blocks = found[grid]
-        return splash_tables(blocks, columns, grid, head_mask, request.layout, direction)
+        return splash_tables(found[grid], columns, grid, head_mask, layout, direction)
 
     return Plan(
         q_len=request.q_len,

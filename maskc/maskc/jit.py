@@ -68,6 +68,9 @@ def compile_all() -> None:
 
 def compiled(module: ModuleType) -> ModuleType:
     """The twin of a module of loops, compiled. The first call in a process imports numba."""
+    twin = _twins.get(module.__name__)
+    if twin is not None:  # most often, and without a lock
+        return twin
     with _lock:
         if module.__name__ not in _twins:
             _twins[module.__name__] = _twin(module)

@@ -26,7 +26,7 @@ from maskc.expr import (
 )
 from maskc.rules import Rule, Shape, rule
 from maskc.strip_leaves import strips_of
-from maskc.strips import Strips, product
+from maskc.strips import Strips, enlarged, product
 
 __all__ = ["PRODUCT_RULES", "coordinates", "kron_sizes"]
 
@@ -119,6 +119,8 @@ def kron_one(mask: Kron, shape: Shape) -> Mask | None:
 @rule(Kron)
 def kron_point(mask: Kron, shape: Shape) -> Mask | None:
     """`a x Full = a`, where Full is of one token."""
+    if 1 not in mask.q_shape:
+        return None
     axes = _axes(mask, shape)
     rest = [axis for axis in axes if not isinstance(axis[0], Full) or axis[1:] != (1, 1)]
     return None if len(rest) == len(axes) else _over(rest, shape)
@@ -127,10 +129,11 @@ def kron_point(mask: Kron, shape: Shape) -> Mask | None:
 @rule(Kron)
 def kron_full_full(mask: Kron, shape: Shape) -> Mask | None:
     """`a x Full x Full = a x Full`: neighboring axes of nothing but Full are one axis."""
-    axes = _axes(mask, shape)
-    for i, (a, b) in enumerate(itertools.pairwise(axes)):
-        if isinstance(a[0], Full) and isinstance(b[0], Full):
-            joint = (a[0], a[1] * b[1], a[2] * b[2])
+    for i, (left, right) in enumerate(itertools.pairwise(mask.masks)):
+        if isinstance(left, Full) and isinstance(right, Full):
+            axes = _axes(mask, shape)
+            a, b = axes[i], axes[i + 1]
+            joint = (left, a[1] * b[1], a[2] * b[2])
             return _over([*axes[:i], joint, *axes[i + 2 :]], shape)
     return None
 
@@ -149,11 +152,18 @@ def kron_strips(mask: Kron, shape: Shape) -> Mask | None:
 
 
 def _product(outer: _Axis, inner: _Axis) -> Strips | None:
-    a, b = (
-        strips_of(form, (q, kv)) if isinstance(form, Full) else form
-        for form, q, kv in (outer, inner)
-    )
-    return product(a, b) if isinstance(a, Strips) and isinstance(b, Strips) else None
+    form, tile = _strips(outer), inner[1:]
+    if form is not None and isinstance(inner[0], Full):
+        return enlarged(form, tile)
+    other = _strips(inner)
+    return None if form is None or other is None else product(form, other)
+
+
+def _strips(axis: _Axis) -> Strips | None:
+    form, *shape = axis
+    if isinstance(form, Full):  # which has a name of its own as a canonical form
+        return strips_of(form, (shape[0], shape[1]))
+    return form if isinstance(form, Strips) else None
 
 
 @rule(Kron)

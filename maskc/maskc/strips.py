@@ -38,6 +38,7 @@ __all__ = [
     "Strips",
     "combine",
     "common_grain",
+    "enlarged",
     "finer",
     "moved",
     "normal",
@@ -359,7 +360,7 @@ def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
         at: `(q, kv)`, either of which may be negative.
         shape: `(q_len, kv_len)` of the result; some of the mask's rows must lie in it.
     """
-    grain = common_grain(mask.grain, at, shape)
+    grain = _POINT if mask.grain == _POINT else common_grain(mask.grain, at, shape)
     mask, down, right = finer(mask, grain), at[0] // grain[0], at[1] // grain[1]
     q, kv = shape[0] // grain[0], shape[1] // grain[1]
     height = int(mask.rows[-1])
@@ -404,6 +405,12 @@ def _rows_of(mask: Strips, start: int, stop: int) -> tuple[Ints, Ints, Ints]:
     return rows, own, ends
 
 
+def enlarged(mask: Strips, tile: tuple[int, int]) -> Strips:
+    """The mask over tiles of so many queries and keys: its Kronecker product with `Full`."""
+    grain = mask.grain[0] * tile[0], mask.grain[1] * tile[1]
+    return Strips(mask.keys, mask.rows, mask.ptr, mask.ends, grain)
+
+
 def product(outer: Strips, inner: Strips) -> Strips | None:
     """The Kronecker product: `outer[q // n, kv // m] and inner[q % n, kv % m]`, inner [n, m].
 
@@ -411,9 +418,6 @@ def product(outer: Strips, inner: Strips) -> Strips | None:
         None if it has more than 8 intervals per row, before tiles that meet are joined: too many
         for a strip form.
     """
-    if inner.value():
-        q, kv = inner.q_len * outer.grain[0], inner.kv_len * outer.grain[1]
-        return Strips(outer.keys, *outer.arrays, (q, kv))
     outer, inner = outer.fine, inner.fine
     tiled = _tiled(outer, inner, PER_ROW * outer.q_len * inner.q_len)
     return None if tiled is None else settled(outer.keys * inner.keys, *tiled)
