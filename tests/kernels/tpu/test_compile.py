@@ -43,10 +43,8 @@ SEPARATE = [
     for case in CASES
     if case.gradients
 ]
-USUAL = {
-    "v6e:2x2": [CASES[1], CASES[3], CASES[6], SEPARATE[3]],
-    "v5e:2x2": [CASES[0], CASES[9], SEPARATE[5]],
-}
+WIDEST = Case("head_dim 256, widest blocks", 4096, 1024, 1024, head_dim=256, v_head_dim=256)
+USUAL = [case for case in [*CASES, *SEPARATE, WIDEST] if case.length < 2**22]
 TOPOLOGIES = ["v5e:2x2", "v6e:2x2", "v5p:2x2x1", "tpu7x:2x2x1"]
 VMEM = 13 * MIB  # scores and registers that did not suffice come on top
 SMEM = MIB // 16  # whatever the length; all of it is 1 MiB
@@ -56,7 +54,7 @@ LONGEST = [
     dataclasses.replace(GROUPED, fused=False),
     dataclasses.replace(GROUPED, gradients=False),
     dataclasses.replace(CASES[2], gradients=True),
-    Case("head_dim 256, widest blocks", 4096, 1024, 1024, head_dim=256, v_head_dim=256),
+    WIDEST,
     SEPARATE[5],
 ]
 
@@ -103,9 +101,9 @@ def test_every_program_is_short():
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("topology", USUAL)
+@pytest.mark.parametrize("topology", TOPOLOGIES[:2])
 def test_compiles_within_the_memories(topology):
-    check(topology, USUAL[topology])
+    check(topology, USUAL)
 
 
 @pytest.mark.long
