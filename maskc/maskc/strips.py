@@ -467,7 +467,7 @@ def transposed(mask: Strips) -> Strips | None:
     order = np.argsort(piece * (height + 1) + at, kind="stable")
     ends = np.concatenate([at[order].reshape(-1, 2), slope[edge[order]].reshape(-1, 2)], axis=1)
     ptr = np.searchsorted(piece[order[::2]], np.arange(len(cuts)))
-    return normal(height, cuts, ptr, ends, mask.grain[::-1])
+    return normal(height, cuts, ptr, ends, (mask.grain[1], mask.grain[0]))
 
 
 def _level_edges(mask: Strips) -> Ints:
