@@ -136,9 +136,9 @@ def _fill_lines(
     while b >= 0 and bands[b, 0] >= top:
         line, row, period, count, step, still = bands[b]
         line -= top
-        copies = (
-            max(count - 2, 0) if shrunk and own == width else 0
-        )  # of the last but one, before it
+        # what is padded with a value that stands still is no copy of what moves
+        whole = shrunk and own == width and not (keep and still)
+        copies = max(count - 2, 0) if whole else 0  # of the last but one, before it
         for k in range(count - 1, copies - 1, -1):
             for i in range(period - 1, -1, -1):
                 at, first, last = (line + k * period + i) * width, ptr[row + i], ptr[row + i + 1]

@@ -128,6 +128,15 @@ def test_tables_of_bands_are_those_of_their_rows(case, data):
     assert_tables(blocks, grid, heads, layout)
 
 
+def test_padding_before_a_run_that_stands_still_does_not_move():
+    rows = np.full((2, 20), EMPTY)
+    rows[0, :8], rows[1, [0, 2]] = FULL, (0, FULL)
+    bands = np.array([(0, 0, 1, 1, 0, 0), (1, 1, 1, 10, 1, 1)])
+    blocks = MaskBlocks(bands, *runs_of(rows), np.zeros((1, 1, 1), np.uint8))
+    grid = numbers_of(blocks, 20)[None]
+    assert_tables(blocks, grid, [0, 0], SplashLayout(prefetch="keep"))
+
+
 @pytest.mark.parametrize("prefetch", ["jax", "keep"])
 @pytest.mark.parametrize("shrink_grid", [True, False])
 @pytest.mark.parametrize(
