@@ -226,6 +226,7 @@ class RowBounds:
 
 _LISTS = tuple(field.name for field in fields(BlockLists)[2:])
 _TABLES = tuple(field.name for field in fields(SplashTables))
+_arrays_of_lists = operator.attrgetter(*_LISTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,17 +268,17 @@ class Plan:
     compiler: str
 
     def __post_init__(self) -> None:
-        self.head_mask.setflags(write=False)
-        parts = (
-            (self.fwd, self.dq, self.dkv),
-            (self.splash_fwd, self.splash_dkv),
-            (self.row_bounds,),
-        )
-        for some, names in zip(parts, (_LISTS, _TABLES, ("q", "kv")), strict=True):
-            for part in some:
-                for name in names if part else ():
-                    if (array := getattr(part, name)) is not None:
-                        array.setflags(write=False)
+        arrays = [self.head_mask, *_arrays_of_lists(self.fwd), *_arrays_of_lists(self.dkv)]
+        if self.dq is not self.fwd:
+            arrays += _arrays_of_lists(self.dq)
+        for tables in (self.splash_fwd, self.splash_dkv):
+            if tables is not None:
+                arrays += (tables.data_next, tables.mask_next, tables.block_mask)
+        if self.row_bounds is not None:
+            arrays += (self.row_bounds.q, self.row_bounds.kv)
+        for array in arrays:
+            if array is not None:
+                array.setflags(write=False)
 
     @property
     def heads(self) -> int:

@@ -27,7 +27,7 @@ FULL = band_loops.FULL
 _Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class MaskBlocks:
     """The blocks of one mask or several of the same lengths, in one blocking.
 
@@ -120,10 +120,15 @@ def turned(blocks: MaskBlocks, masks: int, columns: int) -> MaskBlocks:
         masks: how many masks they are.
         columns: blocks along a row.
     """
-    loops = loops_for(run_loops, blocks.work)
-    height = blocks.lines // masks
-    arrays = loops.turn(blocks.bands, blocks.ptr, blocks.runs, masks, height, columns)
-    return MaskBlocks(arrays[0], arrays[1], arrays[2], blocks.bits)
+    loops, lines = loops_for(run_loops, blocks.work), masks * columns
+    rows = blocks.bands, blocks.ptr, blocks.runs, masks, blocks.lines // masks, columns
+    bands = np.empty((masks + 2 * len(blocks.bands), 6), np.int64)
+    ptr, room = np.empty(lines + 1, np.int64), 2 * (len(blocks.runs) + lines)
+    while True:
+        runs = np.empty((room, 3), np.int32)
+        found, stored, room = loops.turn(*rows, bands, ptr, runs)
+        if room <= len(runs):
+            return MaskBlocks(bands[:found], ptr[: stored + 1], runs[:room], blocks.bits)
 
 
 def lists_of(blocks: MaskBlocks, columns: int, block_q: int, block_kv: int) -> BlockLists:

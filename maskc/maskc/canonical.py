@@ -12,11 +12,12 @@ see `rules.measure`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from maskc.expr import And, Kron, Mask, MultiHead, Not, Or, Remap, Shift, Transpose, Xor
 from maskc.rules import Rule, Shape, encode
-from maskc.rules_leaves import LEAF_RULES, check_leaf
+from maskc.rules_leaves import LEAF_CHECKS, LEAF_RULES
 from maskc.rules_moves import MOVE_RULES, remap_lengths, shift_lengths, shift_region
 from maskc.rules_operators import OPERATOR_RULES
 from maskc.rules_products import PRODUCT_RULES, kron_sizes
@@ -75,10 +76,11 @@ class _Rewriting:
     def _step(self, mask: Mask, shape: Shape) -> Mask:
         """The node after the first rule that applies to it; itself if there is none."""
         kind = type(mask)
-        if kind in _COMBINATORS:
-            mask = self._with_canonical_operands(mask, shape)
-        else:
-            check_leaf(mask, shape)
+        operands = _OPERANDS.get(kind)
+        if operands is not None:
+            mask = operands(self.form, mask, shape)
+        elif (check := LEAF_CHECKS.get(kind)) is not None:
+            check(mask, shape)
         for rule in _OF_KIND.get(kind, ()):
             after = rule.apply(mask, shape)
             if after is not None:
@@ -87,29 +89,51 @@ class _Rewriting:
                 return after
         return mask
 
-    def _with_canonical_operands(self, mask: Mask, shape: Shape) -> Mask:
-        match mask:
-            case And(masks=masks) | Or(masks=masks) | Xor(masks=masks):
-                forms = tuple([self.form(part, shape) for part in masks])
-                if all(map(operator.is_, forms, masks)):
-                    return mask
-                return type(mask)(forms)
-            case Kron(masks=masks):
-                sizes = zip(*kron_sizes(mask, shape), strict=True)
-                forms = tuple([self.form(*pair) for pair in zip(masks, sizes, strict=True)])
-                return mask if all(map(operator.is_, forms, masks)) else _over(mask, "masks", forms)
-            case Not() | Transpose() | Shift() | Remap():
-                inner = _inner_shape(mask, shape)
-                form = mask.mask if inner is None else self.form(mask.mask, inner)
-                return mask if form is mask.mask else _over(mask, "mask", form)
-        raise TypeError("a MultiHead mask has one canonical form per head")
+
+# --- the same node over canonical operands ------------------------------------------------------
+
+_Form = Callable[[Mask, Shape], Mask]
 
 
-_COMBINATORS = frozenset({And, Or, Xor, Kron, Not, Transpose, Shift, Remap, MultiHead})
-"""The nodes that are not leaves."""
+def _all(form: _Form, mask: And | Or | Xor, shape: Shape) -> Mask:
+    forms = tuple([form(part, shape) for part in mask.masks])
+    return mask if _same(forms, mask.masks) else type(mask)(forms)  # which makes one of `a & b & c`
 
 
-def _over(mask: Mask, name: str, operands: object) -> Mask:
+def _axes(form: _Form, mask: Kron, shape: Shape) -> Mask:
+    sizes = zip(*kron_sizes(mask, shape), strict=True)
+    forms = tuple([form(*pair) for pair in zip(mask.masks, sizes, strict=True)])
+    return mask if _same(forms, mask.masks) else _with(mask, "masks", forms)
+
+
+def _same(forms: Sequence[Mask], masks: Sequence[Mask]) -> bool:
+    return all(map(operator.is_, forms, masks))
+
+
+def _inner(form: _Form, mask: Not | Transpose | Shift | Remap, shape: Shape) -> Mask:
+    after = form(mask.mask, shape)
+    return mask if after is mask.mask else _with(mask, "mask", after)
+
+
+def _transpose(form: _Form, mask: Transpose, shape: Shape) -> Mask:
+    return _inner(form, mask, (shape[1], shape[0]))
+
+
+def _shift(form: _Form, mask: Shift, shape: Shape) -> Mask:
+    if shift_region(mask, shape) is None:  # nothing of the operand is seen
+        return mask
+    return _inner(form, mask, shift_lengths(mask, shape))
+
+
+def _remap(form: _Form, mask: Remap, shape: Shape) -> Mask:
+    return _inner(form, mask, remap_lengths(mask, shape))
+
+
+def _heads(_form: _Form, _mask: MultiHead, _shape: Shape) -> Mask:
+    raise TypeError("a MultiHead mask has one canonical form per head")
+
+
+def _with(mask: Mask, name: str, operands: object) -> Mask:
     """The node over other operands, without the checks that it passed when it was built."""
     copy = object.__new__(type(mask))
     for field in mask.__match_args__:  # type: ignore[attr-defined]  # every node is a dataclass
@@ -118,14 +142,15 @@ def _over(mask: Mask, name: str, operands: object) -> Mask:
     return copy
 
 
-def _inner_shape(mask: Not | Transpose | Shift | Remap, shape: Shape) -> Shape | None:
-    """The lengths that an operand sees, or None if nothing of it is seen."""
-    match mask:
-        case Not():
-            return shape
-        case Transpose():
-            return shape[1], shape[0]
-        case Shift():
-            return None if shift_region(mask, shape) is None else shift_lengths(mask, shape)
-        case Remap():
-            return remap_lengths(mask, shape)
+_OPERANDS: dict[type[Mask], Callable[[_Form, Any, Shape], Mask]] = {
+    And: _all,
+    Or: _all,
+    Xor: _all,
+    Kron: _axes,
+    Not: _inner,
+    Transpose: _transpose,
+    Shift: _shift,
+    Remap: _remap,
+    MultiHead: _heads,
+}
+"""What gives a node canonical operands, for the kinds that have any."""

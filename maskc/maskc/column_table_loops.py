@@ -25,7 +25,7 @@ _NARROW = 16  # cells from which a slice repays what it costs to make one
 # --- every block has a cell ---------------------------------------------------------------------
 
 
-@loop
+@allocating_loop
 def grid_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, masks: Ints, out: Ints) -> None:
     """What comes after the end of each column, [table rows, columns]; the walk goes by columns.
 
@@ -50,15 +50,28 @@ def grid_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, masks: Ints, out: 
         while b < len(bands) and bands[b, 0] < top + columns:
             _firsts(kind, bands, ptr, runs, b, top, out[row])
             b += 1
+    below, after = np.full(columns, -1, np.int64), np.empty(columns, np.int64)
+    for row in range(rows - 1, -1, -1):
+        _follow(out[row], below)
     carry = 0
-    for last in range(2):  # the first round finds what the last column wraps to
+    for last in range(2):  # the first round finds what the last column is followed by
         for column in range(columns - 1, -1, -1):
-            for row in range(rows - 1, -1, -1):
-                own = out[row, column]
-                if last:
-                    out[row, column] = carry
-                if own >= 0:
-                    carry = own
+            own = below[column]
+            if last:
+                below[column] = carry
+            if own >= 0:
+                carry = own
+    for row in range(rows - 1, -1, -1):
+        after[:] = below
+        _follow(out[row], below)
+        np.positive(after, out[row])
+
+
+@loop
+def _follow(own: Ints, below: Ints) -> None:
+    """What follows above some cells: their own value, where they have one."""
+    for j in range(len(own)):
+        below[j] = own[j] if own[j] >= 0 else below[j]
 
 
 @loop
@@ -179,8 +192,8 @@ def column_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, out: Ints) -> No
                 carry -= (count - 2) * step  # what comes after the first period
 
 
-@allocating_loop
-def column_turns(bands: Ints, ptr: Ints, runs: Ints, own: int) -> Any:
+@loop
+def column_turns(bands: Ints, ptr: Ints, runs: Ints, own: int, begin: Ints, turns: Ints) -> None:
     """At which rows of a shrunk table its columns turn from one run to another.
 
     Blocks sit at the lower ends of their columns. The turns of row p, as met from below, are those
@@ -192,12 +205,9 @@ def column_turns(bands: Ints, ptr: Ints, runs: Ints, own: int) -> Any:
         ptr: where the runs of each *column* begin.
         runs: (start, stop, number) of each.
         own: rows of the table that are this shard's; those below pad it to other shards' height.
-
-    Returns:
-        `(begin, turns)`: [own + 2], and [turns, 3] of (column, last, number).
+        begin: zeros [own + 2], to fill.
+        turns: [2 * (runs + columns), 3] of (column, last, number), to fill.
     """
-    begin = np.zeros(own + 2, np.int64)
-    turns = np.empty((2 * (len(runs) + len(ptr)), 3), np.int64)
     for write in range(2):
         for b in range(len(bands)):
             line, row, period, count, step, _ = bands[b]
@@ -208,7 +218,6 @@ def column_turns(bands: Ints, ptr: Ints, runs: Ints, own: int) -> Any:
         if not write:
             for p in range(1, own + 2):
                 begin[p] += begin[p - 1]
-    return begin, turns
 
 
 @loop

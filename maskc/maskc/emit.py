@@ -11,9 +11,10 @@ never costs its full grid and nothing is sorted or transposed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from maskc_cache.plan import BlockState, SplashTables, smallest_dtype
 __all__ = ["Prefetch", "SplashLayout", "splash_tables"]
 
 _Ints = npt.NDArray[np.signedinteger[Any]]
+_Tables = dict[int, _Ints]
 Prefetch = Literal["jax", "keep"]
 """What the padding of shrunk tables holds; see `SplashLayout.prefetch`."""
 
@@ -77,8 +79,9 @@ def splash_tables(
         [rows, width, kv blocks] for dkv, with one row per head or per head shard.
     """
     masks, shrunk = _table_rows(head_mask, layout)
-    fill = _fwd if direction == "fwd" else _dkv
-    tables = fill(_Slabs(blocks, columns, blocking, masks, layout, shrunk))
+    made = _fwd if direction == "fwd" else _dkv
+    tables, fill = made(_Slabs(blocks, columns, blocking, masks, layout, shrunk))
+    fill(tables)
     return SplashTables(tables[DATA], tables.get(MASK), tables[STATE])
 
 
@@ -94,8 +97,7 @@ def _table_rows(head_mask: _Ints, layout: SplashLayout) -> tuple[_Ints, bool]:
     return (shards[:, 0] if uniform else head_mask).astype(np.int64), False
 
 
-@dataclass(frozen=True, slots=True)
-class _Slabs:
+class _Slabs(NamedTuple):
     """What tables are made of: a slab is the part of them that one device walks.
 
     Attributes:
@@ -144,9 +146,7 @@ class _Slabs:
             yield rows, seen.get(masks)
             seen.setdefault(masks, rows)
 
-    def tables(
-        self, shape: tuple[int, int, int], largest: int, *, zeros: bool = False
-    ) -> dict[int, _Ints]:
+    def tables(self, shape: tuple[int, int, int], largest: int, *, zeros: bool = False) -> _Tables:
         """Tables to fill, by kind, in the dtypes that hold their largest values.
 
         Without a partial block there is no `mask_next`, and with one it is 0 everywhere.
@@ -167,18 +167,38 @@ class _Slabs:
             made[MASK] = np.zeros(shape, np.int8 if self.layout.downcast_smem_data else np.int32)
         return made
 
-    def to_fill(self, tables: dict[int, _Ints]) -> list[tuple[int, _Ints]]:
+    def to_fill(self, tables: _Tables) -> list[tuple[int, _Ints]]:
         """Those that are not filled already; block_mask first, which says what is padding."""
         kinds = (STATE, MASK, DATA) if len(self.blocks.bits) > 1 else (STATE, DATA)
         return [(kind, tables[kind]) for kind in kinds]
 
 
-def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
-    """Tables whose lines are rows."""
+def _fwd(slabs: _Slabs) -> tuple[_Tables, Callable[[_Tables], None]]:
+    """Tables whose lines are rows, and what fills them."""
     (nq, nk), shards = (slabs.blocking.nq, slabs.blocking.nk), slabs.shards()
     widths = [shard.sizes[2] if slabs.shrunk else nk for shard in shards]
-    width, largest = max(widths), slabs.blocks.sizes[3]
-    tables = slabs.tables((len(slabs.masks), nq, width), largest)
+    largest = slabs.blocks.sizes[3]
+    tables = slabs.tables((len(slabs.masks), nq, max(widths)), largest)
+    return tables, functools.partial(_fill_rows, slabs, shards, widths, largest)
+
+
+def _fill_rows(
+    slabs: _Slabs,
+    shards: Sequence[MaskBlocks],
+    widths: Sequence[int],
+    largest: int,
+    tables: _Tables,
+) -> None:
+    """Fill tables whose lines are rows.
+
+    Args:
+        slabs: what the tables are made of.
+        shards: the rows of blocks of each q shard.
+        widths: the cells of each line that are a shard's.
+        largest: the largest value of `data_next`.
+        tables: what to fill.
+    """
+    _, nq, width = tables[STATE].shape
     iota = np.arange(largest + 1, dtype=tables[DATA].dtype)
     for rows, same in slabs.heads():
         if same is not None:
@@ -195,11 +215,10 @@ def _fwd(slabs: _Slabs) -> dict[int, _Ints]:
                     slabs.shrunk, slabs.keep, iota if kind == DATA else table[0, 0, :0], states,
                     table[rows].reshape(-1, nq * width),
                 )  # fmt: skip
-    return tables
 
 
-def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
-    """Tables whose lines are columns."""
+def _dkv(slabs: _Slabs) -> tuple[_Tables, Callable[[_Tables], None]]:
+    """Tables whose lines are columns, and what fills them."""
     nk, height, parts, shards = slabs.blocking.nk, slabs.height, slabs.shards(), [slabs.columns]
     if len(parts) > 1:  # a shard counts its q blocks from its first
         masks = slabs.columns.lines // nk
@@ -211,32 +230,45 @@ def _dkv(slabs: _Slabs) -> dict[int, _Ints]:
     copied = sum(len(shard.ptr) for shard in shards) < nk // 2
     zeros = slabs.shrunk and not (copied and 2 * found > tall * nk * len(shards))
     tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest, zeros=zeros)
-    fill = _shrunk_columns if slabs.shrunk else _grid_columns
+    cut = list(zip(parts, shards, heights, strict=True))
+    return tables, functools.partial(_fill_columns, slabs, cut, zeros)
+
+
+def _fill_columns(
+    slabs: _Slabs,
+    shards: Sequence[tuple[MaskBlocks, MaskBlocks, int]],
+    zeros: bool,
+    tables: _Tables,
+) -> None:
+    """Fill tables whose lines are columns.
+
+    Args:
+        slabs: what the tables are made of.
+        shards: (rows of blocks, columns, rows of the tables that are its own) of each q shard.
+        zeros: whether the tables are of zeros already.
+        tables: what to fill.
+    """
+    tall = tables[STATE].shape[1] // len(shards)
     for rows, same in slabs.heads():
         if same is not None:
             for table in tables.values():
                 table[rows] = table[same]
             continue
-        for number, (blocks, columns) in enumerate(zip(parts, shards, strict=True)):
+        for number, (blocks, columns, own) in enumerate(shards):
             part = slice(number * tall, (number + 1) * tall)
             kinds = [(kind, table[rows, part]) for kind, table in slabs.to_fill(tables)]
-            fill(slabs, blocks, columns, slabs.masks[rows], heights[number], kinds, zeros)
-    return tables
+            if slabs.shrunk:
+                _fill_shrunk(columns, own, kinds, keep=slabs.keep, zeros=zeros)
+            else:
+                _fill_grid(blocks, columns, slabs.masks[rows], kinds)
 
 
-def _grid_columns(
-    slabs: _Slabs,
-    blocks: MaskBlocks,
-    columns: MaskBlocks,
-    masks: _Ints,
-    _own: int,
-    tables: Sequence[tuple[int, _Ints]],
-    _zeros: bool,
+def _fill_grid(
+    blocks: MaskBlocks, columns: MaskBlocks, masks: _Ints, tables: Sequence[tuple[int, _Ints]]
 ) -> None:
     """Fill tables of one head shard and q shard that have a cell for every block.
 
     Args:
-        slabs: what the tables are made of.
         blocks: the shard's rows of blocks.
         columns: the shard's columns.
         masks: the mask of each table row.
@@ -244,38 +276,32 @@ def _grid_columns(
     """
     loops = loops_for(column_table_loops, blocks.work + columns.work)
     for kind, table in tables:
-        edges = np.zeros((len(masks), slabs.blocking.nk), np.int64)
+        edges = np.zeros((len(masks), table.shape[2]), np.int64)
         if kind != STATE:
             loops.grid_edges(kind, columns.bands, columns.ptr, columns.runs, masks, edges)
         loops.fill_grid_columns(kind, blocks.bands, blocks.ptr, blocks.runs, masks, edges, table)
 
 
-def _shrunk_columns(
-    slabs: _Slabs,
-    _blocks: MaskBlocks,
-    columns: MaskBlocks,
-    _masks: _Ints,
-    own: int,
-    tables: Sequence[tuple[int, _Ints]],
-    zeros: bool,
+def _fill_shrunk(
+    columns: MaskBlocks, own: int, tables: Sequence[tuple[int, _Ints]], *, keep: bool, zeros: bool
 ) -> None:
     """Fill tables of one head shard and q shard that have cells for blocks only.
 
     Args:
-        slabs: what the tables are made of.
         columns: the shard's columns, of the one mask that there is.
         own: rows of the tables that are the shard's.
-        tables: (kind, table), each [1, rows, kv blocks].
-        zeros: whether they are of zeros already.
+        tables: (kind, table), each [1, rows, kv blocks]; the first is block_mask.
+        keep: whether padding holds what comes next.
+        zeros: whether the tables are of zeros already.
     """
-    loops, arrays = (
-        loops_for(column_table_loops, columns.work),
-        (columns.bands, columns.ptr, columns.runs),
-    )
-    turns = loops.column_turns(*arrays, own)
+    loops = loops_for(column_table_loops, columns.work)
+    arrays = columns.bands, columns.ptr, columns.runs
+    begin = np.zeros(own + 2, np.int64)
+    turns = np.empty((2 * (len(columns.runs) + len(columns.ptr)), 3), np.int64)
+    loops.column_turns(*arrays, own, begin, turns)
     states = tables[0][1][0]
     for kind, table in tables:
-        edge = np.zeros(slabs.blocking.nk, np.int64)
+        edge = np.zeros(table.shape[2], np.int64)
         if kind != STATE:
             loops.column_edges(kind, *arrays, edge)
-        loops.fill_columns(kind, *arrays, turns, edge, own, slabs.keep, zeros, states, table[0])
+        loops.fill_columns(kind, *arrays, (begin, turns), edge, own, keep, zeros, states, table[0])

@@ -28,11 +28,10 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
     cost, and it is several times as fast by huge pages. numpy asks for them from 4 MiB on, but the
     kernel can only give those that lie inside the array whole.
     """
-    dtype = np.dtype(dtype)
-    size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize
-    if size < _LARGE:
-        return np.empty(shape, dtype)
-    return _room(size, np.empty)[:size].view(dtype).reshape(shape)
+    made = np.empty(shape, dtype)
+    if made.nbytes < _LARGE:
+        return made
+    return _room(made.nbytes, np.empty)[: made.nbytes].view(dtype).reshape(shape)
 
 
 def empties(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,30 +25,27 @@ from maskc.rules import Rule, Shape, rule
 from maskc.strip_leaves import STRIP_LEAVES
 from maskc.strips import Strips
 
-__all__ = ["LEAF_RULES", "check_leaf"]
+__all__ = ["LEAF_CHECKS", "LEAF_RULES"]
 
 
-def check_leaf(mask: Mask, shape: Shape) -> None:
-    """Refuse a leaf whose arrays do not fit the lengths.
+def _check_segments(mask: Segments, shape: Shape) -> None:
+    kv_ids, hint = mask.kv_ids, ""
+    if kv_ids is None:
+        kv_ids, hint = mask.q_ids, " (pass kv_ids where q_len != kv_len)"
+    _check_ids("q_ids", "q_len", mask.q_ids, shape[0], "")
+    _check_ids("kv_ids", "kv_len", kv_ids, shape[1], hint)
 
-    Raises:
-        MaskArgumentError: which array, its length and what it should be.
-    """
-    match mask:
-        case Segments(q_ids=q_ids, kv_ids=kv_ids):
-            _check_ids("q_ids", "q_len", q_ids, shape[0], "")
-            hint = " (pass kv_ids where q_len != kv_len)" if kv_ids is None else ""
-            _check_ids("kv_ids", "kv_len", q_ids if kv_ids is None else kv_ids, shape[1], hint)
-        case Intervals(starts=starts):
-            if len(starts) != shape[0]:
-                raise MaskArgumentError(
-                    f"Intervals.starts: expected q_len={shape[0]} starts, got {len(starts)}"
-                )
-        case Dense(mask=bits):
-            _check_bits("Dense.mask", bits, shape)
-        case Blocks(pattern=bits, tile=tile):
-            tiles = (-(-shape[0] // tile[0]), -(-shape[1] // tile[1]))
-            _check_bits("Blocks.pattern", bits, tiles)
+
+def _check_intervals(mask: Intervals, shape: Shape) -> None:
+    if len(mask.starts) != shape[0]:
+        raise MaskArgumentError(
+            f"Intervals.starts: expected q_len={shape[0]} starts, got {len(mask.starts)}"
+        )
+
+
+def _check_blocks(mask: Blocks, shape: Shape) -> None:
+    tiles = (-(-shape[0] // mask.tile[0]), -(-shape[1] // mask.tile[1]))
+    _check_bits("Blocks.pattern", mask.pattern, tiles)
 
 
 def _check_ids(name: str, side: str, ids: FrozenArray, length: int, hint: str) -> None:
@@ -60,6 +58,16 @@ def _check_ids(name: str, side: str, ids: FrozenArray, length: int, hint: str) -
 def _check_bits(where: str, bits: PackedMask, shape: Shape) -> None:
     if bits.shape != shape:
         raise MaskArgumentError(f"{where}: expected shape {shape}, got {bits.shape}")
+
+
+LEAF_CHECKS: dict[type[Mask], Callable[[Any, Shape], None]] = {
+    Segments: _check_segments,
+    Intervals: _check_intervals,
+    Dense: lambda mask, shape: _check_bits("Dense.mask", mask.mask, shape),
+    Blocks: _check_blocks,
+}
+"""The leaves whose arrays must fit the lengths, and what raises MaskArgumentError if they do not:
+which array, its length and what it should be."""
 
 
 @rule(Strips)

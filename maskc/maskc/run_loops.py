@@ -349,8 +349,16 @@ def _band(bands: Ints, at: int, line: int, row: int, period: int, count: int, st
 
 @allocating_loop
 def turn(
-    bands: Ints, ptr: Ints, runs: Ints, masks: int, height: int, columns: int
-) -> tuple[Ints, Ints, Ints]:
+    bands: Ints,
+    ptr: Ints,
+    runs: Ints,
+    masks: int,
+    height: int,
+    columns: int,
+    out_bands: Ints,
+    out_ptr: Ints,
+    out_runs: Ints,
+) -> tuple[int, int, int]:
     """Bands of rows as bands of columns.
 
     Args:
@@ -360,30 +368,30 @@ def turn(
         masks: how many masks there are.
         height: lines of each.
         columns: columns of each.
+        out_bands: room for bands of columns, two for each band of rows and one for each mask.
+        out_ptr: room for where each stored column's runs begin.
+        out_runs: room for them; nothing is written to it if they are more.
 
     Returns:
-        `(bands, ptr, runs)` of the columns.
+        How many bands, stored columns and runs there are.
     """
     changes = np.empty((4 * _widest(ptr) + 2, 4), np.int64)
     repeats, reach = np.empty((len(bands), 5), np.int64), np.empty((len(bands), 3), np.int64)
     _find_repeats(bands, ptr, runs, height, columns, reach, repeats)
-    out_bands = np.empty((masks + 2 * len(bands), 6), np.int64)
-    out_bands = out_bands[: _column_bands(bands, repeats, masks, height, columns, out_bands)]
+    found = _column_bands(bands, repeats, masks, height, columns, out_bands)
     place = np.zeros(masks * columns, np.int64)  # the runs so far, then where the next is written
-    stored = 0
-    for b in range(len(out_bands)):
+    for b in range(found):
         line, _, period, count, _, _ = out_bands[b]
         place[line + period : line + period * count] = -1
-        stored += period
-    out = np.empty((0, 3), np.int32)
-    _turn(bands, ptr, runs, height, columns, repeats, changes, place, out, False)
-    out_ptr, n, at = np.zeros(stored + 1, np.int64), 0, 0
+    _turn(bands, ptr, runs, height, columns, repeats, changes, place, out_runs, False)
+    n, at = 0, 0
+    out_ptr[0] = 0
     for column in range(len(place)):
         if place[column] >= 0:
             n += place[column]
             place[column] = out_ptr[at]
             at += 1
             out_ptr[at] = n
-    out = np.empty((n, 3), np.int32)
-    _turn(bands, ptr, runs, height, columns, repeats, changes, place, out, True)
-    return out_bands, out_ptr, out
+    if n <= len(out_runs):
+        _turn(bands, ptr, runs, height, columns, repeats, changes, place, out_runs, True)
+    return found, at, int(n)

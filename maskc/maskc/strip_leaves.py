@@ -138,7 +138,9 @@ def _made(
 
 def _chunked(leaf: Chunked, shape: Shape) -> Strips:
     rows, starts, stops = _chunks(leaf, shape[0])
-    return _boxes(rows, starts, np.minimum(stops, shape[1]), shape[1])
+    spans = np.zeros((len(starts), 4), np.int64)
+    spans[:, 0], spans[:, 1] = starts, np.minimum(stops, shape[1])
+    return _boxes(rows, spans, shape[1])
 
 
 def _chunked_causal(leaf: ChunkedCausal, shape: Shape) -> Strips:
@@ -168,26 +170,22 @@ def _documents(leaf: Documents, shape: Shape) -> Strips:
             raise MaskArgumentError(
                 f"Documents.{name}: the documents end at {cu.array[-1]}, past the length {length}"
             )
-    rows, kv = np.append(leaf.cu_seqlens.array, shape[0]), keys.array
-    stops = np.append(kv[1:], 0)  # after the last document, an empty one
-    if rows[0] > 0:
-        rows, kv, stops = np.append(0, rows), np.append(0, kv), np.append(0, stops)
-    return _boxes(rows, kv, stops, shape[1])
+    cu, kv = leaf.cu_seqlens.array, keys.array
+    n = len(cu) - int(cu[-1] == shape[0])  # after the last document, padding
+    rows, spans = np.empty(n + 1, np.int64), np.zeros((n, 4), np.int64)
+    rows[:n], rows[n] = cu[:n], shape[0]
+    spans[: len(cu) - 1, 0], spans[: len(cu) - 1, 1] = kv[:-1], kv[1:]
+    return _boxes(rows, spans, shape[1])
 
 
-def _boxes(rows: _Ints, starts: _Ints, stops: _Ints, kv_len: int) -> Strips:
+def _boxes(rows: _Ints, spans: _Ints, kv_len: int) -> Strips:
     """An interval of keys for each range of rows; it may be empty, and so may they."""
-    tall, some = rows[1:] > rows[:-1], starts < stops
-    if not tall.all():
-        rows, starts, stops = np.append(rows[:-1][tall], rows[-1]), starts[tall], stops[tall]
-        some = some[tall]
-    if some.all():
-        ptr = np.arange(len(rows))
-    else:
-        ptr, starts, stops = np.append(0, np.cumsum(some)), starts[some], stops[some]
-    ends = np.zeros((len(starts), 4), np.int64)
-    ends[:, 0], ends[:, 1] = starts, stops
-    return normal(kv_len, rows, ptr, ends)
+    tall, some = rows[1:] > rows[:-1], spans[:, 0] < spans[:, 1]
+    if np.count_nonzero(tall) < len(tall):
+        rows, spans, some = np.append(rows[:-1][tall], rows[-1]), spans[tall], some[tall]
+    if np.count_nonzero(some) == len(some):
+        return normal(kv_len, rows, np.arange(len(rows)), spans)
+    return normal(kv_len, rows, np.append(0, np.cumsum(some)), spans[some])
 
 
 def _runs(values: _Ints) -> tuple[_Ints, _Ints]:

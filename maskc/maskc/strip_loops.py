@@ -15,7 +15,17 @@ import numpy.typing as npt
 
 from maskc.jit import allocating_loop, loop
 
-__all__ = ["combine", "flush", "goes_on", "is_normal", "normalise", "push", "tile", "tiles"]
+__all__ = [
+    "combine",
+    "flush",
+    "goes_on",
+    "is_normal",
+    "normalise",
+    "place",
+    "push",
+    "tile",
+    "tiles",
+]
 
 Ints = npt.NDArray[Any]
 
@@ -223,6 +233,39 @@ def normalise(
                     break
             s += 1
     _finish(rows[strips], state, run, size, out_rows, out_ptr, out_ends)
+
+
+# --- shifts -------------------------------------------------------------------------------------
+
+
+@loop
+def place(
+    rows: Ints,
+    ptr: Ints,
+    ends: Ints,
+    down: int,
+    right: int,
+    first: int,
+    q_len: int,
+    out_rows: Ints,
+    out_ptr: Ints,
+    out_ends: Ints,
+) -> None:
+    """Move strips; there is room for `first` empty one above, and for one below down to `q_len`."""
+    n = len(rows)
+    out_rows[0] = 0
+    out_ptr[0] = 0
+    for i in range(n):
+        out_rows[first + i] = rows[i] + down
+        out_ptr[first + i] = ptr[i]
+    if first + n < len(out_rows):
+        out_rows[first + n] = q_len
+        out_ptr[first + n] = ptr[n - 1]
+    for i in range(len(ends)):
+        out_ends[i, 0] = ends[i, 0] + right
+        out_ends[i, 1] = ends[i, 1] + right
+        out_ends[i, 2] = ends[i, 2]
+        out_ends[i, 3] = ends[i, 3]
 
 
 # --- products -----------------------------------------------------------------------------------

@@ -368,28 +368,18 @@ def moved(mask: Strips, at: tuple[int, int], shape: tuple[int, int]) -> Strips:
     rows, ptr, ends = _rows_of(mask, max(-down, 0), q - down) if cut else mask.arrays
     above, below = down + int(rows[0]), q - down - int(rows[-1])
     joins = (above > 0 and ptr[1] == ptr[0]) or (below > 0 and ptr[-1] == ptr[-2])
-    rows, ptr, ends = _framed(rows, ptr, ends, (down, right), above > 0, below > 0)
-    if below > 0:
-        rows[-1] = q
+    n, first = len(rows), int(above > 0)
+    both, spans = (
+        np.empty((2, n + first + (below > 0)), np.int64),
+        np.empty((len(ends), 4), np.int64),
+    )
+    loops = loops_for(strip_loops, n + len(ends))
+    loops.place(rows, ptr, ends, down, right, first, q, both[0], both[1], spans)
     if right < 0 or right + mask.keys > kv:
-        return settled(kv, rows, ptr, ends, grain)
+        return settled(kv, both[0], both[1], spans, grain)
     if cut or joins:
-        return normal(kv, rows, ptr, ends, grain)
-    return Strips(kv, rows, ptr, ends, grain)
-
-
-def _framed(
-    rows: Ints, ptr: Ints, ends: Ints, at: tuple[int, int], above: bool, below: bool
-) -> tuple[Ints, Ints, Ints]:
-    """Strips moved by `at`, with room for an empty one above and one below."""
-    n, first = len(rows), int(above)
-    both = np.empty((2, n + first + below), np.int64)
-    both[:, 0] = 0
-    np.add(rows, at[0], out=both[0, first : first + n])
-    both[1, first : first + n], both[1, first + n :] = ptr, ptr[-1]
-    spans = ends.copy()
-    spans[:, :2] += at[1]
-    return both[0], both[1], spans
+        return normal(kv, both[0], both[1], spans, grain)
+    return Strips(kv, both[0], both[1], spans, grain)
 
 
 def _rows_of(mask: Strips, start: int, stop: int) -> tuple[Ints, Ints, Ints]:
