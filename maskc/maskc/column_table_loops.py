@@ -104,9 +104,12 @@ def fill_grid_columns(
     runs: Ints,
     masks: Ints,
     edges: Ints,
+    like: Ints,
     out: Ints,
 ) -> None:
     """Write a table whose lines are columns, with a cell for every block.
+
+    Table rows that are like others are not written.
 
     Row by row from below, since a column's next value is that of the nearest block below.
 
@@ -117,16 +120,17 @@ def fill_grid_columns(
         runs: (start, stop, number) of each.
         masks: the mask of each table row.
         edges: [table rows, columns], what comes after the end of each column.
+        like: to fill: the table row that each one is to be like; itself if it is written here.
         out: [table rows, rows, columns].
     """
     height = out.shape[1]
     carry = np.empty(out.shape[2], out.dtype)
     for k in range(len(masks)):
-        same = 0  # a table row that is written, of the same mask and with the same to follow
+        same = 0  # the first table row of the same mask and with the same to follow
         while same < k and (masks[same] != masks[k] or not _alike(edges[same], edges[k])):
             same += 1
+        like[k] = same
         if same < k:
-            np.positive(out[same], out[k])
             continue
         carry[:] = edges[k]
         top = masks[k] * height

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -31,12 +30,12 @@ __all__ = ["Prefetch", "SplashLayout", "splash_tables"]
 
 _Ints = npt.NDArray[np.signedinteger[Any]]
 _Tables = dict[int, _Ints]
+_INT32 = np.iinfo(np.int32).max
 Prefetch = Literal["jax", "keep"]
 """What the padding of shrunk tables holds; see `SplashLayout.prefetch`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SplashLayout:
+class SplashLayout(NamedTuple):
     """How splash tables are cut and packed.
 
     Attributes:
@@ -136,10 +135,8 @@ class _Slabs(NamedTuple):
 
     def heads(self) -> Iterator[tuple[slice, slice | None]]:
         """The table rows of each head shard, and earlier ones that are just the same."""
-        count, seen = len(self.masks) // self.layout.head_shards, dict[bytes, slice]()
-        if count == len(self.masks):
-            yield slice(0, count), None
-            return
+        count = len(self.masks) // self.layout.head_shards
+        seen: dict[bytes, slice] = {}
         for first in range(0, len(self.masks), count):
             rows = slice(first, first + count)
             masks = self.masks[rows].tobytes()
@@ -156,21 +153,20 @@ class _Slabs(NamedTuple):
             largest: the largest value of `data_next`.
             zeros: whether they are to be of zeros.
         """
-        unique, most = len(self.blocks.bits), {DATA: largest, STATE: int(BlockState.FULL)}
+        unique, most = len(self.blocks.bits), {STATE: int(BlockState.FULL), DATA: largest}
         if unique > 1:
             most[MASK] = unique - 1
-        dtypes = [smallest_dtype(most[kind]) for kind in most]
-        if not self.layout.downcast_smem_data:
-            dtypes = [np.dtype(np.int32)] * len(most)
+        small = self.layout.downcast_smem_data
+        dtypes = [smallest_dtype(value if small else _INT32) for value in most.values()]
         made = dict(zip(most, empties(shape, dtypes, zeros=zeros), strict=True))
         if unique == 1:
-            made[MASK] = np.zeros(shape, np.int8 if self.layout.downcast_smem_data else np.int32)
+            made[MASK] = np.zeros(shape, smallest_dtype(0 if small else _INT32))
         return made
 
-    def to_fill(self, tables: _Tables) -> list[tuple[int, _Ints]]:
-        """Those that are not filled already; block_mask first, which says what is padding."""
-        kinds = (STATE, MASK, DATA) if len(self.blocks.bits) > 1 else (STATE, DATA)
-        return [(kind, tables[kind]) for kind in kinds]
+    @property
+    def to_fill(self) -> tuple[int, ...]:
+        """The tables that are not filled already; block_mask first, which says what is padding."""
+        return (STATE, MASK, DATA) if len(self.blocks.bits) > 1 else (STATE, DATA)
 
 
 def _fwd(slabs: _Slabs) -> tuple[_Tables, Callable[[_Tables], None]]:
@@ -205,16 +201,31 @@ def _fill_rows(
             for table in tables.values():
                 table[rows] = table[same]
             continue
-        states = tables[STATE][rows].reshape(-1, nq * width)
+        masks, states = slabs.masks[rows], tables[STATE][rows].reshape(-1, nq * width)
+        like = np.empty(len(masks), np.int64)
         for number, (shard, own) in enumerate(zip(shards, widths, strict=True)):
             loops = loops_for(table_loops, shard.work)
-            lines = slabs.height, number * slabs.height, width
-            for kind, table in slabs.to_fill(tables):
+            height = slabs.height
+            lines = height, number * height, width
+            for kind in slabs.to_fill:
+                table = tables[kind][rows]
+                cells = table.reshape(-1, nq * width)
                 loops.fill_rows(
-                    kind, shard.bands, shard.ptr, shard.runs, slabs.masks[rows], lines, own,
-                    slabs.shrunk, slabs.keep, iota if kind == DATA else table[0, 0, :0], states,
-                    table[rows].reshape(-1, nq * width),
+                    kind, shard.bands, shard.ptr, shard.runs, masks, lines, own, slabs.shrunk,
+                    slabs.keep, iota if kind == DATA else cells[0, :0], states, like, cells,
                 )  # fmt: skip
+                _copy_rows(like, table[:, number * height : (number + 1) * height])
+
+
+def _copy_rows(like: _Ints, table: _Ints) -> None:
+    """Copy table rows that are like others, as many at once as lie side by side, there and here."""
+    source, first = like.tolist(), 0
+    for row in range(1, len(source) + 1):
+        if row < len(source) and source[row] == source[row - 1] + 1:
+            continue
+        if source[first] != first:
+            table[first:row] = table[source[first] : source[first] + row - first]
+        first = row
 
 
 def _dkv(slabs: _Slabs) -> tuple[_Tables, Callable[[_Tables], None]]:
@@ -256,7 +267,7 @@ def _fill_columns(
             continue
         for number, (blocks, columns, own) in enumerate(shards):
             part = slice(number * tall, (number + 1) * tall)
-            kinds = [(kind, table[rows, part]) for kind, table in slabs.to_fill(tables)]
+            kinds = [(kind, tables[kind][rows, part]) for kind in slabs.to_fill]
             if slabs.shrunk:
                 _fill_shrunk(columns, own, kinds, keep=slabs.keep, zeros=zeros)
             else:
@@ -275,11 +286,15 @@ def _fill_grid(
         tables: (kind, table), each [table rows, rows, kv blocks].
     """
     loops = loops_for(column_table_loops, blocks.work + columns.work)
+    like = np.empty(len(masks), np.int64)
     for kind, table in tables:
         edges = np.zeros((len(masks), table.shape[2]), np.int64)
         if kind != STATE:
             loops.grid_edges(kind, columns.bands, columns.ptr, columns.runs, masks, edges)
-        loops.fill_grid_columns(kind, blocks.bands, blocks.ptr, blocks.runs, masks, edges, table)
+        loops.fill_grid_columns(
+            kind, blocks.bands, blocks.ptr, blocks.runs, masks, edges, like, table
+        )
+        _copy_rows(like, table)
 
 
 def _fill_shrunk(

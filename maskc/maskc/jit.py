@@ -114,13 +114,14 @@ def loops_for(module: ModuleType, work: int) -> Any:
         module: a module of loops.
         work: how much there is to do, in strips and intervals that a sweep goes over.
     """
-    return compiled(module) if _repays(work) else module
+    twin = _twins.get(module.__name__)
+    if twin is not None:  # most often
+        return twin
+    return compiled(module) if _twins or _repays(work) else module
 
 
 def _repays(work: int) -> bool:
     global _done  # noqa: PLW0603  # one count per process
-    if _twins:
-        return True
     _done += work
     return _done >= _LARGE
 

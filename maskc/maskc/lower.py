@@ -61,9 +61,11 @@ def lower(
 
 
 def _strips(mask: Mask, blocking: BlockGrid) -> Strips | None:
+    if isinstance(mask, Strips):
+        return mask
     if isinstance(mask, Full | Empty):  # these have names of their own as canonical forms
         return strips_of(mask, (blocking.q_len, blocking.kv_len))
-    return mask if isinstance(mask, Strips) else None
+    return None
 
 
 def _joined(parts: Sequence[MaskBlocks]) -> MaskBlocks:

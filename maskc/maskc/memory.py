@@ -48,12 +48,13 @@ def empties(
         zeros: have them of zeros; pages that come from the kernel are so already.
     """
     make = np.zeros if zeros else np.empty
-    sizes = [-(-math.prod(shape) * dtype.itemsize // _LINE) * _LINE for dtype in dtypes]
-    if sum(sizes) < _LARGE:
+    cells = math.prod(shape)
+    if cells * sum(dtype.itemsize for dtype in dtypes) < _LARGE:
         return [make(shape, dtype) for dtype in dtypes]
+    sizes = [-(-cells * dtype.itemsize // _LINE) * _LINE for dtype in dtypes]
     room, made, start = _room(sum(sizes), make), [], 0
     for size, dtype in zip(sizes, dtypes, strict=True):
-        piece = room[start : start + math.prod(shape) * dtype.itemsize]
+        piece = room[start : start + cells * dtype.itemsize]
         made.append(piece.view(dtype).reshape(shape))
         start += size
     return made

@@ -85,9 +85,8 @@ class CompileRequest:
         self._default("heads", per_head or 1)
         self._default("block_q", min(DEFAULT_BLOCK, self.q_len))
         self._default("block_kv", min(DEFAULT_BLOCK, checks.at_least("kv_len", self.kv_len, 1)))
-        for name in ("block_q", "block_kv"):  # the other passes follow the forward one
-            self._default(f"{name}_dq", getattr(self, name))
-            self._default(f"{name}_dkv", getattr(self, name))
+        for name, forward in _FOLLOWING:
+            self._default(name, getattr(self, forward))
         for name in _INTEGERS:
             given = getattr(self, name)
             if type(given) is not int or given < 1:  # asked here, for it is asked very often
@@ -183,6 +182,10 @@ class CompileRequest:
         return key_of(self.canonical)
 
 
+_FOLLOWING = tuple(
+    (f"{name}_{direction}", name) for name in ("block_q", "block_kv") for direction in ("dq", "dkv")
+)
+"""What the other passes take from the forward one."""
 _INTEGERS = tuple(field.name for field in fields(CompileRequest) if field.type == "int")
 _BOOLS = tuple(field.name for field in fields(CompileRequest) if field.type == "bool")
 _PARAMETERS = tuple(sorted(field.name for field in fields(CompileRequest) if field.name != "mask"))

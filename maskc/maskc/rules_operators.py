@@ -6,6 +6,7 @@ Strip forms are closed under all operators, so at most one is left among the ope
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Sequence
 
 from maskc.expr import And, Empty, Full, Mask, Not, Or, Xor
@@ -30,22 +31,19 @@ def _without(mask: And | Xor, kind: type[Mask]) -> Mask | None:
 
 def _merged(table: int, mask: And | Or | Xor) -> Mask | None:
     """The strip forms among the operands as one, in pairs of neighbours so that they stay small."""
-    waiting = [part for part in mask.masks if isinstance(part, Strips)]
+    waiting = deque([part for part in mask.masks if isinstance(part, Strips)])
     if len(waiting) < 2:
         return None
-    settled: list[Mask] = [part for part in mask.masks if not isinstance(part, Strips)]
-    before = len(mask.masks)
+    apart: list[Mask] = [part for part in mask.masks if not isinstance(part, Strips)]
     while len(waiting) > 1:
-        following = waiting[2 * (len(waiting) // 2) :]
-        for a, b in zip(waiting[::2], waiting[1::2], strict=False):
-            joint = combine(table, a, b)
-            if joint is None:
-                settled += [a, b]
-            else:
-                following.append(joint)
-        waiting = following
-    masks = settled + waiting
-    return None if len(masks) == before else _joined(type(mask), masks)
+        a, b = waiting.popleft(), waiting.popleft()
+        joint = combine(table, a, b)
+        if joint is None:
+            apart += (a, b)
+        else:
+            waiting.append(joint)
+    masks = [*apart, *waiting]
+    return None if len(masks) == len(mask.masks) else _joined(type(mask), masks)
 
 
 def _sorted(mask: And | Xor) -> Mask | None:
@@ -104,6 +102,12 @@ def not_strips(mask: Not, _: Shape) -> Mask | None:
 
 
 @rule(And)
+def and_strips(mask: And, _: Shape) -> Mask | None:
+    """`s & t` of strip forms s and t is a strip form."""
+    return _merged(AND, mask)
+
+
+@rule(And)
 def and_empty(mask: And, _: Shape) -> Mask | None:
     """`a & Empty = Empty`."""
     return Empty() if any(isinstance(part, Empty) for part in mask.masks) else None
@@ -113,12 +117,6 @@ def and_empty(mask: And, _: Shape) -> Mask | None:
 def and_full(mask: And, _: Shape) -> Mask | None:
     """`a & Full = a`."""
     return _without(mask, Full)
-
-
-@rule(And)
-def and_strips(mask: And, _: Shape) -> Mask | None:
-    """`s & t` of strip forms s and t is a strip form."""
-    return _merged(AND, mask)
 
 
 @rule(And)
@@ -175,6 +173,12 @@ def and_commutes(mask: And, _: Shape) -> Mask | None:
 
 
 @rule(Xor)
+def xor_strips(mask: Xor, _: Shape) -> Mask | None:
+    """`s ^ t` of strip forms s and t is a strip form."""
+    return _merged(XOR, mask)
+
+
+@rule(Xor)
 def xor_empty(mask: Xor, _: Shape) -> Mask | None:
     """`a ^ Empty = a`."""
     return _without(mask, Empty)
@@ -196,12 +200,6 @@ def xor_not(mask: Xor, _: Shape) -> Mask | None:
         if isinstance(part, Not):
             return Not(Xor((*mask.masks[:i], part.mask, *mask.masks[i + 1 :])))
     return None
-
-
-@rule(Xor)
-def xor_strips(mask: Xor, _: Shape) -> Mask | None:
-    """`s ^ t` of strip forms s and t is a strip form."""
-    return _merged(XOR, mask)
 
 
 @rule(Xor)
@@ -237,18 +235,18 @@ OPERATOR_RULES: tuple[Rule, ...] = (
     not_constant,
     not_not,
     not_strips,
+    and_strips,
     and_empty,
     and_full,
-    and_strips,
     and_same,
     and_complement,
     and_absorbs,
     and_reduces,
     and_commutes,
+    xor_strips,
     xor_empty,
     xor_full,
     xor_not,
-    xor_strips,
     xor_same,
     xor_corner,
     xor_commutes,

@@ -119,9 +119,12 @@ def _changes(
     b_end: int,
     b_moving: int,
     b_further: int,
-    out: Ints,
+    line: int,
+    left: int,
+    log: Ints,
+    n: int,
 ) -> int:
-    """Where two rows differ: (start, stop, number above, number below), ascending.
+    """Write where two rows differ into the log, ascending; how many rows it has then.
 
     Args:
         runs: (start, stop, number) of each.
@@ -133,9 +136,12 @@ def _changes(
         b_end: one past its last run.
         b_moving: the first of its runs that are moved.
         b_further: how far they are to the right.
-        out: to fill.
+        line: the line of the row below.
+        left: the first column of the mask.
+        log: as in `_log_changes`.
+        n: how many rows it has.
     """
-    n, at = 0, 0
+    at = 0
     a_start, a_stop, a_number = _run(runs, a, a_end, a_moving, a_further)
     b_start, b_stop, b_number = _run(runs, b, b_end, b_moving, b_further)
     while a < a_end or b < b_end:
@@ -144,10 +150,11 @@ def _changes(
         b_turn = b_stop if b_start <= at else b_start
         stop = min(a_turn, b_turn)
         if above != below:
-            out[n, 0] = at
-            out[n, 1] = stop
-            out[n, 2] = above
-            out[n, 3] = below
+            log[n, 0] = line
+            log[n, 1] = left + at
+            log[n, 2] = left + stop
+            log[n, 3] = above != EMPTY
+            log[n, 4] = below
             n += 1
         at = stop
         if a_stop <= at:
@@ -232,45 +239,29 @@ def _find_repeats(
                 repeats[b, 2] = 0
 
 
-@loop
-def _apply(
-    changes: Ints, n: int, line: int, height: int, place: Ints, left: int, out: Ints, write: bool
-) -> None:
-    """Close and open the runs of columns that change at a line; those at -1 repeat others."""
-    for k in range(n):
-        closes, opens = changes[k, 2] != EMPTY, changes[k, 3] != EMPTY
-        for column in range(left + changes[k, 0], left + changes[k, 1]):
-            at = place[column]
-            if at < 0:
-                continue
-            if write and closes:
-                out[at - 1, 1] = line
-            if opens:
-                if write:
-                    out[at, 0] = line
-                    out[at, 1] = height
-                    out[at, 2] = changes[k, 3]
-                place[column] = at + 1
+@allocating_loop
+def _grown(log: Ints) -> Ints:
+    """Twice the room."""
+    more = np.empty((2 * len(log), 5), np.int32)
+    more[: len(log)] = log
+    return more
 
 
-@loop
-def _turn(
-    bands: Ints,
-    ptr: Ints,
-    runs: Ints,
-    height: int,
-    columns: int,
-    repeats: Ints,
-    changes: Ints,
-    place: Ints,
-    out: Ints,
-    write: bool,  # numba has no keyword-only arguments
-) -> None:
-    """Count the runs of all columns, or write them.
+@allocating_loop
+def _log_changes(
+    bands: Ints, ptr: Ints, runs: Ints, height: int, columns: int, repeats: Ints
+) -> tuple[Ints, int]:
+    """Where lines differ from those above, but for columns that repeat others.
 
     A column's run begins and ends where two neighbouring rows differ in it, so this costs the
     changes from row to row, and not the blocks.
+
+    Returns:
+        `(log, n)`: the first n rows of the log are (line, first column, one past the last, whether
+        runs end there, the number of those that begin there or `EMPTY`).
     """
+    most = 4 * _widest(ptr) + 2  # changes of a line
+    log, n = np.empty((4 * (len(runs) + len(ptr)) + most, 5), np.int32), 0
     above, above_end, above_moving, above_at = 0, 0, 0, 0
     for b in range(len(bands)):
         line, row, period, count = (
@@ -280,35 +271,31 @@ def _turn(
             int(bands[b, 3]),
         )
         step, still = int(bands[b, 4]), int(bands[b, 5])
-        mask = line // height
-        line -= mask * height
-        left = mask * columns
+        left = line // height * columns
+        line %= height
         if line == 0:
             above, above_end = 0, 0
         if period == 1 and step == 0:
             count = 1  # the others are just the same
         k = 0
         while k < count:
-            if repeats[b, 2] and k == repeats[b, 3]:
-                first, stands = int(ptr[row]), int(ptr[row]) + still
-                n = _changes(
-                    runs, above, above_end, above_moving, above_at,
-                    first, stands, stands, 0, changes,
-                )  # fmt: skip
-                _apply(changes, n, line + k * period, height, place, left, out, write)
-                above, above_end, above_moving = first, stands, stands
-                k = repeats[b, 4]
-                continue
+            skips = repeats[b, 2] > 0 and k == repeats[b, 3]
             for i in range(period):
+                while n + most > len(log):
+                    log = _grown(log)
                 below, below_end, below_at = int(ptr[row + i]), int(ptr[row + i + 1]), k * step
                 moving = below + still
+                if skips:  # only what stands still
+                    below_end, below_at = moving, 0
                 n = _changes(
                     runs, above, above_end, above_moving, above_at,
-                    below, below_end, moving, below_at, changes,
+                    below, below_end, moving, below_at, line + k * period + i, left, log, n,
                 )  # fmt: skip
                 above, above_end, above_moving, above_at = below, below_end, moving, below_at
-                _apply(changes, n, line + k * period + i, height, place, left, out, write)
-            k += 1
+                if skips:
+                    break
+            k = repeats[b, 4] if skips else k + 1
+    return log, n
 
 
 @loop
@@ -375,15 +362,18 @@ def turn(
     Returns:
         How many bands, stored columns and runs there are.
     """
-    changes = np.empty((4 * _widest(ptr) + 2, 4), np.int64)
     repeats, reach = np.empty((len(bands), 5), np.int64), np.empty((len(bands), 3), np.int64)
     _find_repeats(bands, ptr, runs, height, columns, reach, repeats)
     found = _column_bands(bands, repeats, masks, height, columns, out_bands)
     place = np.zeros(masks * columns, np.int64)  # the runs so far, then where the next is written
     for b in range(found):
         line, _, period, count, _, _ = out_bands[b]
-        place[line + period : line + period * count] = -1
-    _turn(bands, ptr, runs, height, columns, repeats, changes, place, out_runs, False)
+        place[line + period : line + period * count] = -1  # these repeat others
+    log, changes = _log_changes(bands, ptr, runs, height, columns, repeats)
+    for i in range(changes):
+        if log[i, 4] != EMPTY:
+            for column in range(log[i, 1], log[i, 2]):
+                place[column] += place[column] >= 0
     n, at = 0, 0
     out_ptr[0] = 0
     for column in range(len(place)):
@@ -393,5 +383,23 @@ def turn(
             at += 1
             out_ptr[at] = n
     if n <= len(out_runs):
-        _turn(bands, ptr, runs, height, columns, repeats, changes, place, out_runs, True)
+        _write_columns(log[:changes], height, place, out_runs)
     return found, at, int(n)
+
+
+@loop
+def _write_columns(log: Ints, height: int, place: Ints, out: Ints) -> None:
+    """Close and open the runs of columns where lines change; a last run ends with the lines."""
+    for i in range(len(log)):
+        line, start, stop, closes, number = log[i]
+        for column in range(start, stop):
+            at = place[column]
+            if at < 0:
+                continue
+            if closes:
+                out[at - 1, 1] = line
+            if number != EMPTY:
+                out[at, 0] = line
+                out[at, 1] = height
+                out[at, 2] = number
+                place[column] = at + 1

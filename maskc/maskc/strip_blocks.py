@@ -21,6 +21,7 @@ __all__ = ["find_blocks"]
 Ints = npt.NDArray[np.int64]
 
 _SHARED = 1 << 24  # bytes of drawn blocks from which a second core repays
+_LITTLE = np.dtype("<u8")
 _FIRST = np.array([(1 << n) - 1 for n in range(65)], np.uint64)  # words by how many bits are set
 
 
@@ -97,7 +98,7 @@ def _drawn(
     else:
         background.start(draw, 0, count // 2)
         background.start(draw, count // 2, count)
-    bits = words.astype("<u8", copy=False).view(np.uint8)
+    bits = words.astype(_LITTLE, copy=False).view(np.uint8)
     return np.ascontiguousarray(bits[:, :, :width])
 
 

@@ -84,7 +84,8 @@ def _band(leaf: Causal | Local, shape: Shape) -> Strips:
         if 0 < turn < q_len:
             turns.add(turn)
     rows = sorted(turns)
-    ptr, ends, thin = [0], list[int](), False
+    ends: list[int] = []
+    ptr, thin = [0], False
     for row, stop in itertools.pairwise(rows):
         lo, hi = max(0, row + first), min(kv_len, row + last + 1)
         thin = thin or stop - row == 1
@@ -178,6 +179,13 @@ def _documents(leaf: Documents, shape: Shape) -> Strips:
     return _boxes(rows, spans, shape[1])
 
 
+def _offsets(counts: _Ints) -> _Ints:
+    """Where each one's items begin, and their number."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
 def _boxes(rows: _Ints, spans: _Ints, kv_len: int) -> Strips:
     """An interval of keys for each range of rows; it may be empty, and so may they."""
     tall, some = rows[1:] > rows[:-1], spans[:, 0] < spans[:, 1]
@@ -185,7 +193,7 @@ def _boxes(rows: _Ints, spans: _Ints, kv_len: int) -> Strips:
         rows, spans, some = np.append(rows[:-1][tall], rows[-1]), spans[tall], some[tall]
     if np.count_nonzero(some) == len(some):
         return normal(kv_len, rows, np.arange(len(rows)), spans)
-    return normal(kv_len, rows, np.append(0, np.cumsum(some)), spans[some])
+    return normal(kv_len, rows, _offsets(some), spans[some])
 
 
 def _runs(values: _Ints) -> tuple[_Ints, _Ints]:
@@ -205,7 +213,7 @@ def _segments(leaf: Segments, shape: Shape) -> Strips | None:
     own = q_ids[q_starts]
     first, last = np.searchsorted(ids, own), np.searchsorted(ids, own, side="right")
     counts = np.where(own < 0, 0, last - first)
-    ptr = np.append(0, np.cumsum(counts))
+    ptr = _offsets(counts)
     if ptr[-1] > PER_ROW * shape[0]:
         return None
     within = np.arange(ptr[-1]) - np.repeat(ptr[:-1], counts)
@@ -219,7 +227,7 @@ def _queries(leaf: Queries, shape: Shape) -> Strips:
     q_starts, inside = _members(leaf.positions, shape[0])
     ends = np.zeros((int(inside.sum()), 4), np.int64)
     ends[:, 1] = shape[1]
-    return normal(shape[1], q_starts, np.append(0, np.cumsum(inside)), ends)
+    return normal(shape[1], q_starts, _offsets(inside), ends)
 
 
 def _keys(leaf: Keys, shape: Shape) -> Strips | None:
@@ -262,7 +270,7 @@ def _intervals(leaf: Intervals, shape: Shape) -> Strips:
     if not hollow:
         return normal(shape[1], bounds, np.arange(len(bounds)), ends)
     some = ~empty[rows]
-    return normal(shape[1], bounds, np.append(0, np.cumsum(some)), ends[some])
+    return normal(shape[1], bounds, _offsets(some), ends[some])
 
 
 def _inside(ends: _Ints, kv_len: int) -> _Ints:
@@ -308,7 +316,7 @@ def _blocks(leaf: Blocks, shape: Shape) -> Strips | None:
         return None
     ends = np.zeros((len(starts), 4), np.int64)
     ends[:, 0], ends[:, 1] = starts * tile_kv, np.minimum(stops * tile_kv, shape[1])
-    ptr = np.append(0, np.cumsum(np.bincount(rows, minlength=len(tiles))))
+    ptr = _offsets(np.bincount(rows, minlength=len(tiles)))
     return normal(shape[1], np.append(np.arange(len(tiles)) * tile_q, shape[0]), ptr, ends)
 
 
@@ -338,7 +346,8 @@ def _lines(distances: _Ints, shape: Shape) -> Strips | None:
     for low, stop in bands:
         turns.update((-low, 1 - stop, kv_len - stop, kv_len - low))
     rows = sorted(turn for turn in turns if 0 <= turn <= q_len)
-    ptr, ends = [0], list[int]()
+    ends: list[int] = []
+    ptr = [0]
     for row in rows[:-1]:
         for low, stop in bands:
             lo, hi = max(0, row + low), min(kv_len, row + stop)

@@ -136,6 +136,11 @@ class Strips(Mask):
         return bool(self.ptr[1]) and int(self.ends[0, 0]) == 0
 
     @property
+    def moves(self) -> bool:
+        """Whether some end moves inside a strip."""
+        return bool(np.count_nonzero(self.ends[:, 2:]))
+
+    @property
     def widest(self) -> int:
         """Most intervals of one row."""
         return int(np.diff(self.ptr).max())
@@ -323,7 +328,7 @@ def finer(mask: Strips, grain: tuple[int, int]) -> Strips:
     if mask.grain == grain:
         return mask
     q, kv = mask.grain[0] // grain[0], mask.grain[1] // grain[1]
-    if not mask.ends[:, 2:].any():  # strips of equal rows stay what they are
+    if not mask.moves:  # strips of equal rows stay what they are
         scale = np.array([kv, kv, 1, 1])
         return Strips(mask.keys * kv, mask.rows * q, mask.ptr, mask.ends * scale, grain)
     tile = Strips(kv, np.array([0, q]), np.array([0, 1]), np.array([[0, kv, 0, 0]]))
@@ -334,7 +339,7 @@ def finer(mask: Strips, grain: tuple[int, int]) -> Strips:
 
 def _coarsest(mask: Strips) -> Strips:
     """The same mask in the largest tiles that it is alike in."""
-    if mask.ends[:, 2:].any():  # an end that moves does so by one tile, from one tile to the next
+    if mask.moves:  # an end does so by one tile, from one tile to the next
         return mask
     q, kv = _divisor(mask.rows), math.gcd(mask.keys, _divisor(mask.ends[:, :2].ravel()))
     if q == kv == 1:

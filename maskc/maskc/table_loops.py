@@ -174,9 +174,10 @@ def fill_rows(
     keep: bool,
     iota: Ints,
     states: Ints,
+    like: Ints,
     out: Ints,
 ) -> None:
-    """Write a table whose lines are rows.
+    """Write a table whose lines are rows, but for table rows that are like others.
 
     Args:
         kind: `DATA`, `MASK` or `STATE`.
@@ -190,6 +191,7 @@ def fill_rows(
         keep: padding holds what comes next, else 0.
         iota: 0, 1, 2 ... in the table's dtype.
         states: the table `STATE`, in the shape of `out`.
+        like: to fill: the table row that each one is to be like; itself if it is written here.
         out: [table rows, cells].
     """
     height, first, width = lines
@@ -202,11 +204,11 @@ def fill_rows(
     after[len(masks)] = max(value, 0)
     for k in range(len(masks) - 1, -1, -1):
         carry = after[k + 1]
-        same = k + 1  # a table row that is written, of the same mask and with the same to follow
+        same = k + 1  # a table row of the same mask and with the same to follow
         while same < len(masks) and (masks[same] != masks[k] or after[same + 1] != carry):
             same += 1
+        like[k] = like[same] if same < len(masks) else k
         if same < len(masks):
-            np.positive(out[same, left:right], out[k, left:right])
             after[k] = after[same]
             continue
         own_lines = masks[k] * height, height, width
