@@ -62,13 +62,14 @@ class _Rewriting:
         self._forms: dict[tuple[int, Shape], tuple[Mask, Mask]] = {}
 
     def form(self, mask: Mask, shape: Shape) -> Mask:
-        known = self._forms.get((id(mask), shape))
+        key = id(mask), shape
+        known = self._forms.get(key)
         if known is not None:
             return known[1]
         form, after = mask, self._step(mask, shape)
         while after is not form:
             form, after = after, self._step(after, shape)
-        self._forms[id(mask), shape] = (mask, form)  # kept alive, so no other node gets its id
+        self._forms[key] = (mask, form)  # kept alive, so no other node gets its id
         if form is not mask:
             self._forms[id(form), shape] = (form, form)
         return form

@@ -15,7 +15,7 @@ from maskc.band_loops import EMPTY, FULL, band_at, fill, repeat
 from maskc.jit import allocating_loop, loop
 from maskc.table_loops import DATA, STATE, clear, first_value, own_value
 
-__all__ = ["column_edges", "column_turns", "fill_columns", "fill_grid_columns", "grid_edges"]
+__all__ = ["column_turns", "fill_columns", "fill_grid_columns"]
 
 Ints = npt.NDArray[Any]
 
@@ -26,8 +26,8 @@ _NARROW = 16  # cells from which a slice repays what it costs to make one
 
 
 @allocating_loop
-def grid_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, masks: Ints, out: Ints) -> None:
-    """What comes after the end of each column, [table rows, columns]; the walk goes by columns.
+def _grid_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, masks: Ints, out: Ints) -> None:
+    """What comes after the end of each column; the walk goes by columns.
 
     Args:
         kind: `DATA` or `MASK`.
@@ -35,7 +35,7 @@ def grid_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, masks: Ints, out: 
         ptr: where each column's runs begin.
         runs: (start, stop, number) of each.
         masks: the mask of each table row.
-        out: to fill.
+        out: [table rows, columns], to fill.
     """
     rows, columns = out.shape
     for row in range(rows):  # first the value that a column begins with itself, -1 if none
@@ -102,8 +102,10 @@ def fill_grid_columns(
     bands: Ints,
     ptr: Ints,
     runs: Ints,
+    column_bands: Ints,
+    column_ptr: Ints,
+    column_runs: Ints,
     masks: Ints,
-    edges: Ints,
     like: Ints,
     out: Ints,
 ) -> None:
@@ -118,13 +120,18 @@ def fill_grid_columns(
         bands: bands of *rows*, mask after mask.
         ptr: where each row's runs begin.
         runs: (start, stop, number) of each.
+        column_bands: bands of columns, mask after mask.
+        column_ptr: where each column's runs begin.
+        column_runs: (start, stop, number) of each.
         masks: the mask of each table row.
-        edges: [table rows, columns], what comes after the end of each column.
         like: to fill: the table row that each one is to be like; itself if it is written here.
         out: [table rows, rows, columns].
     """
     height = out.shape[1]
     carry = np.empty(out.shape[2], out.dtype)
+    edges = np.zeros((len(masks), out.shape[2]), np.int64)
+    if kind != STATE:
+        _grid_edges(kind, column_bands, column_ptr, column_runs, masks, edges)
     for k in range(len(masks)):
         same = 0  # the first table row of the same mask and with the same to follow
         while same < k and (masks[same] != masks[k] or not _alike(edges[same], edges[k])):
@@ -170,7 +177,7 @@ def _fill_grid(
 
 
 @loop
-def column_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, out: Ints) -> None:
+def _column_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, out: Ints) -> None:
     """What comes after the end of each column that is not a copy.
 
     Args:
@@ -197,68 +204,53 @@ def column_edges(kind: int, bands: Ints, ptr: Ints, runs: Ints, out: Ints) -> No
 
 
 @loop
-def column_turns(bands: Ints, ptr: Ints, runs: Ints, own: int, begin: Ints, turns: Ints) -> None:
+def column_turns(bands: Ints, ptr: Ints, runs: Ints, own: int, latest: Ints, turns: Ints) -> None:
     """At which rows of a shrunk table its columns turn from one run to another.
 
-    Blocks sit at the lower ends of their columns. The turns of row p, as met from below, are those
-    from `begin[p]` to `begin[p + 1]`: each of a column, to a run whose last block is in row `last`
-    and whose number is `number`, `EMPTY` for the padding above.
+    Blocks sit at the lower ends of their columns. As met from below, the turns of row p are
+    linked: from `latest[p + 1]` each names the one before it, the first of all names -1.
 
     Args:
         bands: bands of the columns of one mask.
         ptr: where the runs of each *column* begin.
         runs: (start, stop, number) of each.
         own: rows of the table that are this shard's; those below pad it to other shards' height.
-        begin: zeros [own + 2], to fill.
-        turns: [2 * (runs + columns), 3] of (column, last, number), to fill.
+        latest: [own + 1], to fill.
+        turns: [2 * (runs + columns), 4], to fill: (column, row of the last block of the run that it
+            turns to, number of that run or `EMPTY` for the padding above all, turn before).
     """
-    for write in range(2):
-        for b in range(len(bands)):
-            line, row, period, count, step, _ = bands[b]
-            for k in range(0, count, max(count - 1, 1)):
-                for i in range(period):
-                    column, first, last = line + k * period + i, ptr[row + i], ptr[row + i + 1]
-                    _turns(runs, first, last, k * step, column, own, begin, turns, write > 0)
-        if not write:
-            for p in range(1, own + 2):
-                begin[p] += begin[p - 1]
+    for p in range(own + 1):
+        latest[p] = -1
+    n = 0
+    for b in range(len(bands)):
+        line, row, period, count, step, _ = bands[b]
+        for k in range(0, count, max(count - 1, 1)):
+            for i in range(period):
+                column, p = line + k * period + i, own
+                for r in range(ptr[row + i + 1] - 1, ptr[row + i] - 1, -1):
+                    last = runs[r, 1] - 1 + k * step
+                    n = _turn(turns, n, column, last, runs[r, 2], latest, p)
+                    p -= runs[r, 1] - runs[r, 0]
+                if p:
+                    n = _turn(turns, n, column, 0, EMPTY, latest, p)
 
 
 @loop
-def _turns(
-    runs: Ints,
-    first: Any,
-    last: Any,
-    further: int,
-    column: int,
-    own: int,
-    begin: Ints,
-    turns: Ints,
-    write: bool,
-) -> None:
-    """Count or write the turns of one column."""
-    p = own
-    for r in range(last - 1, first - 2, -1):
-        if r < first and not p:
-            continue  # no padding above
-        if write:
-            at = begin[p] - 1
-            begin[p] = at
-            turns[at, 0] = column
-            turns[at, 1] = runs[r, 1] - 1 + further if r >= first else 0
-            turns[at, 2] = runs[r, 2] if r >= first else EMPTY
-        else:
-            begin[p] += 1
-        if r >= first:
-            p -= runs[r, 1] - runs[r, 0]
+def _turn(turns: Ints, n: int, column: Any, last: Any, number: Any, latest: Ints, p: Any) -> int:
+    """Append a turn; how many there are then."""
+    turns[n, 0] = column
+    turns[n, 1] = last
+    turns[n, 2] = number
+    turns[n, 3] = latest[p]
+    latest[p] = n
+    return n + 1
 
 
 @loop
 def _enter(
     kind: int,
-    turn: Ints,
-    start: int,
-    stop: int,
+    turns: Ints,
+    at: Any,
     bottom: bool,
     zeros: bool,
     edge: Ints,
@@ -267,8 +259,8 @@ def _enter(
     padded: Ints,
 ) -> None:
     """Some columns come to the lower ends of runs, or of the padding above them."""
-    for e in range(start, stop):
-        j, last, number = turn[e]
+    while at >= 0:
+        j, last, number, at = turns[at]
         if number == EMPTY:
             if zeros:
                 cells[j] = 0
@@ -329,8 +321,8 @@ def fill_columns(
     bands: Ints,
     ptr: Ints,
     runs: Ints,
-    turns: tuple[Ints, Ints],
-    edge: Ints,
+    latest: Ints,
+    turns: Ints,
     own: int,
     keep: bool,
     blank: bool,
@@ -344,8 +336,8 @@ def fill_columns(
         bands: bands of the columns of one mask.
         ptr: where each column's runs begin.
         runs: (start, stop, number) of each.
+        latest: of `column_turns`.
         turns: of `column_turns`.
-        edge: of `column_edges`.
         own: rows of the table that are this shard's.
         keep: padding holds what comes next, else 0.
         blank: whether the table is of zeros already.
@@ -353,7 +345,9 @@ def fill_columns(
         out: [rows, columns].
     """
     columns = out.shape[1]
-    begin, turn = turns
+    edge = np.zeros(columns, np.int64)
+    if kind != STATE:
+        _column_edges(kind, bands, ptr, runs, edge)
     cells, steps = np.zeros(columns, out.dtype), np.zeros(columns, out.dtype)
     zeros = not keep or kind == STATE  # padding is 0
     padded, left, right = np.zeros(columns, np.bool_), 0, columns  # what is not is between these
@@ -366,8 +360,7 @@ def fill_columns(
     for p in range(own, len(out)):
         np.positive(cells, out[p])  # below the lowest block there is nothing but the edge
     for p in range(own - 1, -1, -1):
-        start, stop = begin[p + 1], begin[p + 2]
-        _enter(kind, turn, start, stop, p == own - 1, zeros, edge, cells, steps, padded)
+        _enter(kind, turns, latest[p + 1], p == own - 1, zeros, edge, cells, steps, padded)
         while left < right and padded[left]:
             left += 1
         while left < right and padded[right - 1]:

@@ -288,12 +288,10 @@ def _fill_grid(
     loops = loops_for(column_table_loops, blocks.work + columns.work)
     like = np.empty(len(masks), np.int64)
     for kind, table in tables:
-        edges = np.zeros((len(masks), table.shape[2]), np.int64)
-        if kind != STATE:
-            loops.grid_edges(kind, columns.bands, columns.ptr, columns.runs, masks, edges)
         loops.fill_grid_columns(
-            kind, blocks.bands, blocks.ptr, blocks.runs, masks, edges, like, table
-        )
+            kind, blocks.bands, blocks.ptr, blocks.runs,
+            columns.bands, columns.ptr, columns.runs, masks, like, table,
+        )  # fmt: skip
         _copy_rows(like, table)
 
 
@@ -310,13 +308,9 @@ def _fill_shrunk(
         zeros: whether the tables are of zeros already.
     """
     loops = loops_for(column_table_loops, columns.work)
-    arrays = columns.bands, columns.ptr, columns.runs
-    begin = np.zeros(own + 2, np.int64)
-    turns = np.empty((2 * (len(columns.runs) + len(columns.ptr)), 3), np.int64)
-    loops.column_turns(*arrays, own, begin, turns)
-    states = tables[0][1][0]
+    arrays, states = (columns.bands, columns.ptr, columns.runs), tables[0][1][0]
+    latest = np.empty(own + 1, np.int32)
+    turns = np.empty((2 * (len(columns.runs) + len(columns.ptr)), 4), np.int32)
+    loops.column_turns(*arrays, own, latest, turns)
     for kind, table in tables:
-        edge = np.zeros(table.shape[2], np.int64)
-        if kind != STATE:
-            loops.column_edges(kind, *arrays, edge)
-        loops.fill_columns(kind, *arrays, (begin, turns), edge, own, keep, zeros, states, table[0])
+        loops.fill_columns(kind, *arrays, latest, turns, own, keep, zeros, states, table[0])

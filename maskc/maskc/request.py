@@ -152,15 +152,16 @@ class CompileRequest:
         if not isinstance(self.mask, MultiHead):
             form = canonical(self.mask, self.q_len, self.kv_len)
             return (form,), np.zeros(self.heads, np.int32)
+        names = [id(mask) for mask in self.mask.masks]  # one object may serve many heads
         numbers: dict[Mask, int] = {}  # by canonical form
         given: dict[Mask, int] = {}
-        same = {id(mask): mask for mask in self.mask.masks}  # one object may serve many heads
+        same = dict(zip(names, self.mask.masks, strict=True))
         for mask in same.values():
             if mask not in given:
                 form = canonical(mask, self.q_len, self.kv_len)
                 given[mask] = numbers.setdefault(form, len(numbers))
-        by_object = {key: given[mask] for key, mask in same.items()}
-        heads = [by_object[id(mask)] for mask in self.mask.masks]
+        by_name = {name: given[mask] for name, mask in same.items()}
+        heads = [by_name[name] for name in names]
         return tuple(numbers), np.array(heads, np.int32)
 
     @functools.cached_property

@@ -76,6 +76,13 @@ def shift_outside(mask: Shift, shape: Shape) -> Mask | None:
 
 
 @rule(Shift)
+def shift_strips(mask: Shift, shape: Shape) -> Mask | None:
+    """`Shift(s)` of a strip form s is a strip form."""
+    inner = mask.mask
+    return moved(inner, (mask.q, mask.kv), shape) if isinstance(inner, Strips) else None
+
+
+@rule(Shift)
 def shift_lengths_written(mask: Shift, shape: Shape) -> Mask | None:
     """`Shift(a, q, kv) = Shift(a, q, kv, q_len - q, kv_len - kv)`."""
     if mask.q_len is not None and mask.kv_len is not None:
@@ -96,13 +103,6 @@ def shift_constant(mask: Shift, shape: Shape) -> Mask | None:
     if isinstance(mask.mask, Full):
         return _seen(mask, shape)
     return mask.mask if isinstance(mask.mask, Empty) else None
-
-
-@rule(Shift)
-def shift_strips(mask: Shift, shape: Shape) -> Mask | None:
-    """`Shift(s)` of a strip form s is a strip form."""
-    inner = mask.mask
-    return moved(inner, (mask.q, mask.kv), shape) if isinstance(inner, Strips) else None
 
 
 @rule(Shift)
@@ -374,10 +374,10 @@ def remap_remap(mask: Remap, _: Shape) -> Mask | None:
 
 MOVE_RULES: tuple[Rule, ...] = (
     shift_outside,
+    shift_strips,
     shift_lengths_written,
     shift_nothing,
     shift_constant,
-    shift_strips,
     shift_distributes,
     shift_not,
     shift_shift,

@@ -189,10 +189,10 @@ def _offsets(counts: _Ints) -> _Ints:
 def _boxes(rows: _Ints, spans: _Ints, kv_len: int) -> Strips:
     """An interval of keys for each range of rows; it may be empty, and so may they."""
     tall, some = rows[1:] > rows[:-1], spans[:, 0] < spans[:, 1]
-    if np.count_nonzero(tall) < len(tall):
-        rows, spans, some = np.append(rows[:-1][tall], rows[-1]), spans[tall], some[tall]
-    if np.count_nonzero(some) == len(some):
+    if np.count_nonzero(tall & some) == len(tall):
         return normal(kv_len, rows, np.arange(len(rows)), spans)
+    if not tall.all():
+        rows, spans, some = np.append(rows[:-1][tall], rows[-1]), spans[tall], some[tall]
     return normal(kv_len, rows, _offsets(some), spans[some])
 
 

@@ -72,7 +72,7 @@ FIRES = {
     "diagonals_seen": (Diagonals(np.append(2 * np.arange(20), 99)), (64, 64)),
     "segments_numbered": (Segments(TALL, TALL), (64, 64)),
     "shift_outside": Shift(BITS, 12, 0, 12, 12),
-    "shift_lengths_written": Shift(Causal(), 3),
+    "shift_lengths_written": Shift(Random(0.5), 3),
     "shift_nothing": Shift(BITS, 0, 0),
     "shift_constant": Shift(Full(), 3),
     "shift_strips": Shift(Causal(), 3, 1),
