@@ -42,6 +42,7 @@ _LEVEL = 3  # level 9 is no smaller on plans, level 19 writes at 3 to 10 MB/s
 _GAIN = 2  # a table is compressed if that halves it; raw ones load without a copy
 _WORTH = 200  # bytes that it must save at least, for the ten microseconds that a frame costs
 _RUN_BYTES = 8
+_WIDE = 64  # values of a row from which adding whole rows is faster than numpy's cumsum down them
 
 _Array = npt.NDArray[Any]
 
@@ -129,9 +130,18 @@ def decompress(
         if not array.ndim:
             raise ValueError("a grid of no dimensions")
         array = np.cumsum(array, axis=-1, dtype=dtype)
-        np.cumsum(array, axis=-min(array.ndim, 2), dtype=dtype, out=array)
+        _add_up(array)
     array.setflags(write=False)
     return array
+
+
+def _add_up(array: _Array) -> None:
+    """Running sums along the axis before the last, or the only one, in place."""
+    if array.ndim == 1 or array.shape[-1] < _WIDE:
+        np.cumsum(array, axis=-min(array.ndim, 2), dtype=array.dtype, out=array)
+        return
+    for row in range(1, array.shape[-2]):
+        array[..., row, :] += array[..., row - 1, :]
 
 
 def _frame(stored: memoryview, nbytes: int, *, exact: bool) -> _Array:

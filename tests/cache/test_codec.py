@@ -67,12 +67,17 @@ triangle = np.concatenate([np.arange(n) for n in range(256)])
         (DELTA_RUNS, np.cumsum(np.arange(256)), 40),
         (GRID, np.cumsum(np.arange(256, 0, -1)), 40),
         (GRID, (2 * np.tri(256, k=-1) + np.eye(256))[None], 60),
+        (GRID, np.stack([np.tri(200, 300, k=k) for k in (9, -9)]), 80),
     ],
 )
 def test_each_codec_has_its_use(codec, data, size):
-    chosen, content = compress(data.astype("<i4"), is_bits=False)
+    data = data.astype("<i4")
+    chosen, content = compress(data, is_bits=False)
     assert CODECS[chosen] == CODECS[codec]
     assert len(content) <= size
+    if codec != RAW:
+        again = decompress(codec, memoryview(content), data.dtype, data.shape)
+        np.testing.assert_array_equal(again, data)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
