@@ -19,18 +19,28 @@ import numpy.typing as npt
 
 from maskc.jit import loop
 
-__all__ = ["EMPTY", "FULL", "band_at", "expand", "fill", "measure", "repeat", "repeat_before"]
+__all__ = [
+    "EMPTY",
+    "FULL",
+    "NARROW",
+    "band_at",
+    "expand",
+    "fill",
+    "measure",
+    "repeat",
+    "repeat_before",
+]
 
 Ints = npt.NDArray[Any]
 
 EMPTY, FULL = -2, -1  # numbers of blocks that are not partial
-_NARROW = 16  # cells from which a slice repays what it costs to make one
+NARROW = 16  # cells from which a slice repays what it costs to make one
 
 
 @loop
 def fill(cells: Ints, left: int, right: int, value: Any) -> None:
     """Write one value to some cells."""
-    if right - left < _NARROW:
+    if right - left < NARROW:
         for i in range(left, right):
             cells[i] = value
     else:

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.band_loops import EMPTY, FULL, band_at, fill, repeat
+from maskc.band_loops import EMPTY, FULL, NARROW, band_at, fill, repeat
 from maskc.jit import allocating_loop, loop
 from maskc.table_loops import DATA, STATE, clear, first_value, own_value
 
 __all__ = ["column_turns", "fill_columns", "fill_grid_columns"]
 
 Ints = npt.NDArray[Any]
-
-_NARROW = 16  # cells from which a slice repays what it costs to make one
 
 
 # --- every block has a cell ---------------------------------------------------------------------
@@ -283,7 +281,7 @@ def _enter(
 @loop
 def _put(kind: int, cells: Ints, steps: Ints, left: int, right: int, out: Ints) -> None:
     """Write some cells of a row, and make them those of the row above."""
-    if right - left >= _NARROW:
+    if right - left >= NARROW:
         np.positive(cells[left:right], out[left:right])
         if kind == DATA:
             _subtract(steps[left:right], cells[left:right])
