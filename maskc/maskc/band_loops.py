@@ -40,11 +40,7 @@ NARROW = 16  # cells from which a slice repays what it costs to make one
 @loop
 def fill(cells: Ints, left: int, right: int, value: Any) -> None:
     """Write one value to some cells."""
-    if right - left < NARROW:
-        for i in range(left, right):
-            cells[i] = value
-    else:
-        cells[left:right] = value
+    cells[left:right].fill(value)  # which numba does faster than a loop, however few they are
 
 
 @loop

@@ -51,12 +51,14 @@ def _marked(function: _Function, **options: Any) -> _Function:
         return function
     import numba
 
+    # inlined, for a call that hands arrays on takes longer than most of these loops do
+    options |= {"nogil": True, "forceinline": True}
     # numba names its file by this, and would not see that a loop called from here has changed
     function.__qualname__ += f"_{digest}"
     try:
-        compiled_loop = numba.njit(cache=True, nogil=True, **options)(function)
+        compiled_loop = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # a read-only installation and no home: numba has nowhere to keep it
-        compiled_loop = numba.njit(nogil=True, **options)(function)
+        compiled_loop = numba.njit(**options)(function)
     return cast("_Function", compiled_loop)
 
 

@@ -328,6 +328,28 @@ def _room_to_classify(columns: int) -> Any:
 
 
 @allocating_loop
+def _room_to_cut(ptr: Ints, block_q: int, block_kv: int) -> Any:
+    """The scratch of `cut`."""
+    widest = 1
+    for s in range(len(ptr) - 1):
+        widest = max(widest, ptr[s + 1] - ptr[s])
+    most = min(widest, block_kv // 2 + 1)  # intervals of a row of a block
+    intervals = (block_q + 1) * (most + 1)
+    forms = (
+        np.empty((most + 2, 4), np.int64),
+        np.empty(3, np.int64),
+        np.empty((most + 2, 4), np.int64),
+        np.empty(2, np.int64),
+        np.empty(block_q + 1, np.int64),
+        np.empty(block_q + 1, np.int64),
+        np.empty((intervals, 4), np.int64),
+    )
+    longest = 2 * block_q + 4 + 4 * intervals
+    recent = np.zeros((RECENT + 1, 2), np.int64), np.empty((RECENT, SHORT), np.int64)
+    return forms, np.empty(longest, np.int64), np.empty(longest, np.int64), recent
+
+
+@allocating_loop
 def find_runs(
     rows: Ints,
     ptr: Ints,
@@ -367,24 +389,7 @@ def find_runs(
     """
     end = rows[len(rows) - 1]
     nq = -(-end // block_q)
-    widest = 1
-    for s in range(len(ptr) - 1):
-        widest = max(widest, ptr[s + 1] - ptr[s])
-    room = _room_to_classify(0)
-    most = min(widest, block_kv // 2 + 1)  # intervals of a row of a block
-    intervals = (block_q + 1) * (most + 1)
-    crop = (
-        np.empty((most + 2, 4), np.int64),
-        np.empty(3, np.int64),
-        np.empty((most + 2, 4), np.int64),
-        np.empty(2, np.int64),
-        np.empty(block_q + 1, np.int64),
-        np.empty(block_q + 1, np.int64),
-        np.empty((intervals, 4), np.int64),
-    )
-    longest = 2 * block_q + 4 + 4 * intervals
-    recent = np.zeros((RECENT + 1, 2), np.int64), np.empty((RECENT, SHORT), np.int64)
-    scratch = crop, np.empty(longest, np.int64), np.empty(longest, np.int64), recent
+    room, scratch = _room_to_classify(0), _room_to_cut(ptr, block_q, block_kv)
     interned = table, pool, pool_ptr, count
     sizes = block_q, block_kv
     memo = np.zeros((64, 6), np.int64)
