@@ -63,18 +63,17 @@ def blocks_along(length: int, block: int) -> int:
     return -(-length // block)
 
 
-_LARGEST: dict[int, np.dtype[np.signedinteger[Any]]] = {
-    np.iinfo(np.int8).max: np.dtype(np.int8),
-    np.iinfo(np.int16).max: np.dtype(np.int16),
-    np.iinfo(np.int32).max: np.dtype(np.int32),
-}
+_INT8, _INT16, _INT32 = np.dtype(np.int8), np.dtype(np.int16), np.dtype(np.int32)
 
 
 def smallest_dtype(largest: int) -> np.dtype[np.signedinteger[Any]]:
     """The smallest of int8, int16 and int32 that holds `largest` (splash's downcast rule)."""
-    for most, dtype in _LARGEST.items():
-        if largest <= most:
-            return dtype
+    if largest < 1 << 7:
+        return _INT8
+    if largest < 1 << 15:
+        return _INT16
+    if largest < 1 << 31:
+        return _INT32
     raise PlanError(
         f"a table entry of {largest:,} does not fit int32; use larger blocks "
         "so that the mask has fewer of them"

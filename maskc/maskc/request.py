@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
@@ -168,12 +169,12 @@ class CompileRequest:
     def canonical(self) -> bytes:
         """Bytes that are equal exactly when two requests ask for the same plan."""
         masks, head_mask = self.unique_masks
-        names = _PARAMETERS if self.splash else _WITHOUT_SPLASH
+        names, values = _PARAMETERS if self.splash else _WITHOUT_SPLASH
         document = {
             "epoch": COMPILER_EPOCH,
             "head_mask": head_mask.tobytes(),
             "masks": [encode(mask) for mask in masks],
-            "parameters": {name: getattr(self, name) for name in names},
+            "parameters": dict(zip(names, values(self), strict=True)),
         }
         return pack(document)
 
@@ -189,6 +190,9 @@ _FOLLOWING = tuple(
 """What the other passes take from the forward one."""
 _INTEGERS = tuple(field.name for field in fields(CompileRequest) if field.type == "int")
 _BOOLS = tuple(field.name for field in fields(CompileRequest) if field.type == "bool")
-_PARAMETERS = tuple(sorted(field.name for field in fields(CompileRequest) if field.name != "mask"))
+_NAMES = tuple(sorted(field.name for field in fields(CompileRequest) if field.name != "mask"))
 _SPLASH_ONLY = {"shrink_grid", "downcast_smem_data", "prefetch"}
-_WITHOUT_SPLASH = tuple(name for name in _PARAMETERS if name not in _SPLASH_ONLY)
+_PARAMETERS, _WITHOUT_SPLASH = (
+    (names, operator.attrgetter(*names))
+    for names in (_NAMES, tuple(name for name in _NAMES if name not in _SPLASH_ONLY))
+)

@@ -21,6 +21,7 @@ __all__ = ["find_blocks"]
 Ints = npt.NDArray[np.int64]
 
 _SHARED = 1 << 24  # bytes of drawn blocks from which a second core repays
+_FREE = np.full(1 << 10, -1, np.int64)  # places for names of blocks, to begin with
 _LITTLE = np.dtype("<u8")
 _FIRST = np.array([(1 << n) - 1 for n in range(65)], np.uint64)  # words by how many bits are set
 
@@ -56,7 +57,7 @@ def find_blocks(
     ptr[0] = 0
     runs = np.empty((4 * (nq + strips), 3), np.int32)
     pool, pool_ptr = np.empty(1 << 14, np.int64), np.zeros(1 << 9, np.int64)
-    table, count = np.full(1 << 10, -1, np.int64), np.zeros(1, np.int64)
+    table, count = _FREE.copy(), np.zeros(1, np.int64)
     start = np.zeros(8, np.int64)
     for number, mask in enumerate(masks):
         start[: strip_block_loops.LINE] = 0
