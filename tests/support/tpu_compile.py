@@ -8,6 +8,7 @@ and SMEM that it allocates.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -36,8 +37,7 @@ class Case:
     masks: int = 1
     segments: bool = False
     row_bounds: bool = False
-    gradients: bool = True
-    fused: bool = True
+    backward: tuple[str, ...] = ("fused", "apart")  # ways to gradients, all in one program
     compile: bool = True
     sparse_core: bool = True  # let XLA give scatters to the sparse core
 
@@ -96,7 +96,7 @@ def compiled(case, device, dump):
 
 
 def program(case):
-    """Attention under a causal plan, forward or with gradients, and arguments to trace it with."""
+    """Attention under a causal plan, with gradients if any, and arguments to trace it with."""
     import jax
     import jax.numpy as jnp
 
@@ -124,20 +124,23 @@ def program(case):
 
     ids = (jax.ShapeDtypeStruct((case.batch, case.length), jnp.int32),) * 2 if case.segments else ()
 
-    def forward(q, k, v, scale, sinks, tables, ids):
+    def attention(q, k, v, scale, sinks, tables, ids, fused=None):
         q_ids, kv_ids = ids or (None, None)
         return block_sparse_attention(
             q, k, v, scale, tables, logits_soft_cap=case.soft_cap, sinks=sinks,
-            q_segment_ids=q_ids, kv_segment_ids=kv_ids,
-            config=KernelConfig(fused_backward=case.fused),
+            q_segment_ids=q_ids, kv_segment_ids=kv_ids, config=KernelConfig(fused_backward=fused),
         )  # fmt: skip
 
     def gradients(q, k, v, scale, sinks, tables, ids, dout):
-        _, pull = jax.vjp(lambda *xs: forward(*xs, tables, ids), q, k, v, scale, sinks)
-        return pull((dout, jnp.zeros(dout.shape[:3], jnp.float32)))
+        found = []
+        for way in case.backward:  # the lines of both are the same, and so is their forward kernel
+            forward = functools.partial(attention, tables=tables, ids=ids, fused=way == "fused")
+            _, pull = jax.vjp(forward, q, k, v, scale, sinks)
+            found.append(pull((dout, jnp.zeros(dout.shape[:3], jnp.float32))))
+        return found
 
     args = (q, k, v, scale, sinks, tables, ids)
-    return (gradients, (*args, dout)) if case.gradients else (forward, args)
+    return (gradients, (*args, dout)) if case.backward else (attention, args)
 
 
 def allocations(dump):

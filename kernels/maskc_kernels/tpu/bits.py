@@ -2,7 +2,7 @@
 
 A vector register holds 8 rows x 128 columns. Word (8 w + s, c) holds, in bit b, row
 256 w + 8 b + s of column c: so one register of words has the mask of 32 registers of scores, and
-picking one of them is an AND with a constant, no shuffle.
+picking one of them is one operation with a constant, no shuffle.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from maskc_kernels.tables import BlockTable
 
-__all__ = ["ROWS", "chosen_words", "mask_words", "unpack_words", "word_rows"]
+__all__ = ["ROWS", "mask_words", "unpack_words", "word_rows"]
 
 ROWS = 256
 """Rows of a block that 8 rows of words hold."""
@@ -65,12 +65,7 @@ def _filled(blocks: jax.Array, rows: int) -> jax.Array:
 
 
 def unpack_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
-    """Words [word_rows, columns] as bool [rows, columns], in a kernel; see `chosen_words`."""
-    return chosen_words(words, rows, first) != 0
-
-
-def chosen_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
-    """Words [word_rows, columns] as int32 [rows, columns], in a kernel; 0 is what is not set.
+    """Words [word rows, columns] as bool [rows, columns], in a kernel.
 
     Args:
         words: those that hold the rows.
@@ -88,9 +83,8 @@ def chosen_words(words: jax.Array, rows: int, first: int = 0) -> jax.Array:
         if words.shape[0] > _SUBLANES:
             part = jax.lax.slice_in_dim(words, held, held + _SUBLANES)
         shape = (count, _SUBLANES, columns)
-        number = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-        bit = jnp.int32(1) << (number + row // _SUBLANES if row else number)
-        chosen = jax.lax.broadcast_in_dim(part, shape, (1, 2)) & bit
+        above = _BITS - 1 - row // _SUBLANES - jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+        chosen = jax.lax.broadcast_in_dim(part, shape, (1, 2)) << above < 0  # the bit is the sign
         groups.append(chosen.reshape(count * _SUBLANES, columns))
         at += count * _SUBLANES
     return groups[0] if len(groups) == 1 else jnp.concatenate(groups, axis=0)

@@ -44,10 +44,10 @@ measure` and `blocks` for every generation), in blocks of 512x512, 512x1024, 102
 of head_dim 64, 128 and 256. docs/tpu-benchmarks.md has the whole table. Thousands of cycles per
 head of its four masks together, head_dim 128 and 256, in 512x512 and 1024x1024:
 
-- v5e: forward 11,565 and 9,797, 20,520 and 18,731; fused 25,187 and 24,916, 47,808 and 49,225;
-- v5p: forward 11,573 and 9,824, 20,533 and 18,738; fused 25,162 and 24,906, 47,758 and 49,210;
-- v6e: forward 8,970 and 5,778, 9,724 and 6,628; fused 12,621 and 10,261, 15,134 and 13,408;
-- tpu7x: forward 9,729 and 6,324, 11,481 and 7,117; fused 13,012 and 10,366, 15,472 and 13,488.
+- v5e: forward 11,565 and 9,801, 20,518 and 18,729; fused 25,187 and 24,916, 47,808 and 49,225;
+- v5p: forward 11,575 and 9,826, 20,533 and 18,738; fused 25,162 and 24,906, 47,758 and 49,209;
+- v6e: forward 8,975 and 5,776, 9,723 and 6,624; fused 12,619 and 10,261, 15,135 and 13,403;
+- tpu7x: forward 9,729 and 6,321, 11,479 and 7,116; fused 13,013 and 10,359, 15,472 and 13,484.
 
 The matrix unit of v5e and v5p, 128 wide, is busy nearly always in the backward passes, and at
 head_dim 256 computes what 512x512 leaves out faster. Waiting for HBM is not in these figures.

@@ -190,6 +190,9 @@ and jax 0.12 (`benchmarks/tpu.py`), head_dim 128, cycles of a full and of a part
 - forward, v6e, scores and masks stored by the kernel, or spilled by the compiler and masks
   selected, in the same pieces: 512x512 937 and 967, or 940 and 988; before, in pieces of 256 x 512
   with two ahead, 512x1024 1,413 and 1,536, 1024x1024 2,481 and 2,702;
+- forward, v6e, partial blocks, bits of complemented words shifted to the sign, or ANDs that are 0:
+  512x512 972 or 968, 512x1024 1,437 or 1,444, 1024x1024 2,540 or 2,546; 512x1024, head_dim 256,
+  1,657 or 1,667;
 - forward, v6e, pieces of 256 rows one ahead or of 128 rows three ahead: 512x1024 1,364 and 1,443,
   or 1,381 and 1,437; 1024x1024 2,414 and 2,546, or 2,498 and 2,577; tpu7x 1,487 and 1,593, or
   1,464 and 1,604; 2,592 and 2,845, or 2,500 and 2,779 (in programs beyond 100,000 characters);

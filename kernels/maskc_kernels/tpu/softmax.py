@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from maskc_kernels.tpu.bits import ROWS, chosen_words, word_rows
+from maskc_kernels.tpu.bits import ROWS, unpack_words, word_rows
 from maskc_kernels.tpu.bounds import NUMBERS
 from maskc_kernels.tpu.config import LANES, LN2, MASKED, Span, Tile
 
@@ -96,7 +96,7 @@ class Mask(NamedTuple):
             held, first = _words_of(tile.rows, rows)
             words = self.words[self.slot, held, tile.columns]
             words = words if self.all_bits is None else words | self.all_bits
-            found.append(chosen_words(words, rows, first) == 0)
+            found.append(unpack_words(~words, rows, first))
         if self.bounds is not None and self.first_col is not None:
             column = jax.lax.broadcasted_iota(jnp.int32, (1, width), 1)
             column += self.first_col + tile.columns.start

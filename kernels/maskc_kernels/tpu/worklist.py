@@ -37,10 +37,6 @@ _NOWHERE = 1 << 30
 """A place behind every list."""
 
 _INSIDE = "promise_in_bounds"
-_NOWHERE = 1 << 30
-"""A place behind every list."""
-
-_INSIDE = "promise_in_bounds"
 
 
 class Entry(NamedTuple):
