@@ -189,11 +189,11 @@ def _offsets(counts: _Ints) -> _Ints:
 def _boxes(rows: _Ints, spans: _Ints, kv_len: int) -> Strips:
     """An interval of keys for each range of rows; it may be empty, and so may they."""
     tall, some = rows[1:] > rows[:-1], spans[:, 0] < spans[:, 1]
-    if np.count_nonzero(tall & some) == len(tall):
+    both = tall & some
+    if np.count_nonzero(both) == len(both):
         return normal(kv_len, rows, np.arange(len(rows)), spans)
-    if not tall.all():
-        rows, spans, some = np.append(rows[:-1][tall], rows[-1]), spans[tall], some[tall]
-    return normal(kv_len, rows, _offsets(some), spans[some])
+    rows = np.concatenate((rows[:-1][tall], rows[-1:]))
+    return normal(kv_len, rows, _offsets(some[tall]), spans[both])
 
 
 def _runs(values: _Ints) -> tuple[_Ints, _Ints]:
