@@ -11,8 +11,7 @@ never costs its full grid and nothing is sorted or transposed.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -79,8 +78,7 @@ def splash_tables(
     """
     masks, shrunk = _table_rows(head_mask, layout)
     made = _fwd if direction == "fwd" else _dkv
-    tables, fill = made(_Slabs(blocks, columns, blocking, masks, layout, shrunk))
-    fill(tables)
+    tables = made(_Slabs(blocks, columns, blocking, masks, layout, shrunk))
     return SplashTables(tables[DATA], tables.get(MASK), tables[STATE])
 
 
@@ -169,13 +167,14 @@ class _Slabs(NamedTuple):
         return (STATE, MASK, DATA) if len(self.blocks.bits) > 1 else (STATE, DATA)
 
 
-def _fwd(slabs: _Slabs) -> tuple[_Tables, Callable[[_Tables], None]]:
-    """Tables whose lines are rows, and what fills them."""
+def _fwd(slabs: _Slabs) -> _Tables:
+    """Tables whose lines are rows."""
     (nq, nk), shards = (slabs.blocking.nq, slabs.blocking.nk), slabs.shards()
     widths = [shard.sizes[2] if slabs.shrunk else nk for shard in shards]
     largest = slabs.blocks.sizes[3]
     tables = slabs.tables((len(slabs.masks), nq, max(widths)), largest)
-    return tables, functools.partial(_fill_rows, slabs, shards, widths, largest)
+    _fill_rows(slabs, shards, widths, largest, tables)
+    return tables
 
 
 def _fill_rows(
@@ -228,8 +227,8 @@ def _copy_rows(like: _Ints, table: _Ints) -> None:
         first = row
 
 
-def _dkv(slabs: _Slabs) -> tuple[_Tables, Callable[[_Tables], None]]:
-    """Tables whose lines are columns, and what fills them."""
+def _dkv(slabs: _Slabs) -> _Tables:
+    """Tables whose lines are columns."""
     nk, height, parts, shards = slabs.blocking.nk, slabs.height, slabs.shards(), [slabs.columns]
     if len(parts) > 1:  # a shard counts its q blocks from its first
         masks = slabs.columns.lines // nk
@@ -242,22 +241,24 @@ def _dkv(slabs: _Slabs) -> tuple[_Tables, Callable[[_Tables], None]]:
     zeros = slabs.shrunk and not (copied and 2 * found > tall * nk * len(shards))
     tables = slabs.tables((len(slabs.masks), tall * len(shards), nk), largest, zeros=zeros)
     cut = list(zip(parts, shards, heights, strict=True))
-    return tables, functools.partial(_fill_columns, slabs, cut, zeros)
+    _fill_columns(slabs, cut, tables, zeros=zeros)
+    return tables
 
 
 def _fill_columns(
     slabs: _Slabs,
     shards: Sequence[tuple[MaskBlocks, MaskBlocks, int]],
-    zeros: bool,
     tables: _Tables,
+    *,
+    zeros: bool,
 ) -> None:
     """Fill tables whose lines are columns.
 
     Args:
         slabs: what the tables are made of.
         shards: (rows of blocks, columns, rows of the tables that are its own) of each q shard.
-        zeros: whether the tables are of zeros already.
         tables: what to fill.
+        zeros: whether they are of zeros already.
     """
     tall = tables[STATE].shape[1] // len(shards)
     for rows, same in slabs.heads():

@@ -97,6 +97,19 @@ def test_lists_of_bands_are_those_of_their_rows(case):
     assert_lists(*case)
 
 
+def test_columns_with_far_more_runs_than_rows_have():
+    """Every other row full: a run per row, and a run per row in every column."""
+    ptr = np.cumsum([0] + [1, 0] * 20)
+    runs = np.tile(np.array([0, 30, FULL], np.int32), (20, 1))
+    rows = MaskBlocks.of_rows(ptr, runs, np.empty((0, 8, 1), np.uint8))
+    columns = turned(rows, 1, 30)
+    full, _, _, _ = columns.sizes
+    assert full == 20 * 30
+    ptr, runs = columns.rows
+    np.testing.assert_array_equal(np.diff(ptr), 20)
+    np.testing.assert_array_equal(runs[:20, 0], np.arange(0, 40, 2))
+
+
 def test_columns_of_a_long_band_are_a_band():
     rows = np.full((1, 200), EMPTY)
     rows[0, :3] = 0, FULL, 1
